@@ -1,0 +1,151 @@
+"""Every error a user can cause, as one class each.
+
+    TokenstoneError
+    ├── UsageError                 what was asked for makes no sense; exit code 2, HTTP 422
+    │   ├── UnknownName            no such model, hardware, dtype, metric, ...; lists what there is
+    │   ├── InvalidValue           a number or a text outside its range
+    │   └── InvalidFile            a file that cannot be read as what it should be
+    └── OperationError             the request was sound, the world was not; exit code 1
+        ├── NotFound               HTTP 404
+        ├── Conflict               HTTP 409: the state does not allow it
+        ├── ServiceUnreachable     nobody answers, or answers something else
+        ├── ServiceRefused         the service answered with a problem document
+        ├── PortInUse              another program listens there
+        ├── NotWritable            a folder or file that we must write and cannot
+        ├── StoreDamaged           the database is not one of ours, or is broken
+        ├── MissingExtra           an optional part of Tokenstone is not installed
+        └── WorkloadFailed         the reference program ended without its result
+
+Each says what happened, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TokenstoneError(Exception):
+    """What happened (`what`), `where`, and what to do (`hint`); `exit_code` is the command line's."""
+
+    exit_code = 1
+    http_status = 500
+    slug = "error"
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class UsageError(TokenstoneError):
+    """What was asked for makes no sense."""
+
+    exit_code = 2
+    http_status = 422
+    slug = "usage"
+
+
+class UnknownName(UsageError):
+    """A name that no catalogue, registry or book holds."""
+
+    slug = "unknown-name"
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "", hint: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = get_close_matches(name.lower(), self.known, n=1)
+        advice = f"did you mean {near[0]!r}? " if near else ""
+        listed = ", ".join(self.known[:40]) or "none"
+        super().__init__(f"unknown {kind} {name!r}", where=where, hint=hint or f"{advice}known: {listed}")
+
+
+class InvalidValue(UsageError):
+    """A value outside its range or of the wrong form."""
+
+    slug = "invalid-value"
+
+
+class InvalidFile(UsageError):
+    """A file that cannot be read as what it should be."""
+
+    slug = "invalid-file"
+
+
+class OperationError(TokenstoneError):
+    """The request was sound; the world was not."""
+
+    slug = "operation-failed"
+
+
+class NotFound(OperationError):
+    """Nothing has that name."""
+
+    http_status = 404
+    slug = "not-found"
+
+
+class Conflict(OperationError):
+    """The present state does not allow it."""
+
+    http_status = 409
+    slug = "conflict"
+
+
+class ServiceUnreachable(OperationError):
+    """Nobody answers at that address, or something that is not Tokenstone does."""
+
+    http_status = 503
+    slug = "service-unreachable"
+
+
+class ServiceRefused(OperationError):
+    """The service answered with a problem document."""
+
+    slug = "service-refused"
+
+    def __init__(self, what: str, *, status: int, where: str = "", hint: str = "") -> None:
+        self.status = status
+        super().__init__(what, where=where, hint=hint)
+
+
+class PortInUse(OperationError):
+    """Another program listens at that address."""
+
+    slug = "port-in-use"
+
+
+class NotWritable(OperationError):
+    """A folder or file that has to be written and cannot be."""
+
+    slug = "not-writable"
+
+
+class StoreDamaged(OperationError):
+    """The database cannot be opened, or is not one of ours."""
+
+    http_status = 503
+    slug = "store-damaged"
+
+
+class MissingExtra(OperationError):
+    """An optional part of Tokenstone is not installed."""
+
+    slug = "missing-extra"
+
+    def __init__(self, extra: str, module: str) -> None:
+        self.extra = extra
+        super().__init__(
+            f"this command needs {module!r}, which is not installed",
+            hint=f"pip install 'tokenstone[{extra}]'",
+        )
+
+
+class WorkloadFailed(OperationError):
+    """The reference program ended without its result."""
+
+    slug = "workload-failed"

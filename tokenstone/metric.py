@@ -1,0 +1,134 @@
+"""The metric registry: every metric that Tokenstone measures, named once.
+
+Names follow Prometheus' rules (base units, `_total` for counters, `_ratio` for 0..1) and are neutral to the
+vendor. `docs/metrics.md`, the agent's `/metrics`, the service's checks and the dashboards derive from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tokenstone.errors import UnknownName
+
+
+class Kind(StrEnum):
+    """How a metric moves: a gauge goes up and down, a counter only up (until it is reset)."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+
+
+class Resource(StrEnum):
+    """The part of a cluster that somebody pays for."""
+
+    ACCELERATOR = "accelerator"
+    ACCELERATOR_MEMORY = "accelerator_memory"
+    ACCELERATOR_LINK = "accelerator_link"
+    NETWORK = "network"
+    STORAGE = "storage"
+    HOST_CPU = "host_cpu"
+    HOST_MEMORY = "host_memory"
+    POWER = "power"
+    AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `unit` is a base unit; `labels` are the label names beside node and device."""
+
+    name: str
+    kind: Kind
+    unit: str
+    resource: Resource
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+G, C, R = Kind.GAUGE, Kind.COUNTER, Resource
+
+REGISTRY: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        # Accelerators, whoever made them. "Busy" is what vendors call utilization: a kernel was resident.
+        Metric("accel_busy_ratio", G, "ratio", R.ACCELERATOR,
+               "Share of time in which at least one kernel was resident. Not a measure of efficiency."),
+        Metric("accel_sm_active_ratio", G, "ratio", R.ACCELERATOR,
+               "Share of cycles in which a compute unit had work, mean over the compute units."),
+        Metric("accel_sm_occupancy_ratio", G, "ratio", R.ACCELERATOR,
+               "Resident warps or waves against the most that fit."),
+        Metric("accel_tensor_active_ratio", G, "ratio", R.ACCELERATOR,
+               "Share of cycles in which the matrix units were active, whatever the data type."),
+        Metric("accel_memory_bandwidth_ratio", G, "ratio", R.ACCELERATOR_MEMORY,
+               "Device memory traffic against the peak bandwidth."),
+        Metric("accel_memory_used_bytes", G, "bytes", R.ACCELERATOR_MEMORY, "Device memory in use."),
+        Metric("accel_memory_total_bytes", G, "bytes", R.ACCELERATOR_MEMORY, "Device memory there is."),
+        Metric("accel_link_bytes_total", C, "bytes", R.ACCELERATOR_LINK,
+               "Bytes over a device's links, one direction, all links of a kind together.", ("link", "direction")),
+        Metric("accel_link_bytes_per_second", G, "bytes/second", R.ACCELERATOR_LINK,
+               "Rate over a device's links as the driver reports it, one direction.", ("link", "direction")),
+        Metric("accel_power_watts", G, "watts", R.POWER, "Power drawn by the device, as the driver averages it."),
+        Metric("accel_power_limit_watts", G, "watts", R.POWER, "Power limit in force on the device."),
+        Metric("accel_energy_joules_total", C, "joules", R.POWER, "Energy used by the device since the driver loaded."),
+        Metric("accel_temperature_celsius", G, "celsius", R.ACCELERATOR, "Temperature of the device."),
+        Metric("accel_clock_hertz", G, "hertz", R.ACCELERATOR, "Present clock.", ("domain",)),
+        Metric("accel_throttled_ratio", G, "ratio", R.ACCELERATOR,
+               "1 while a clock limit with this reason is in force, else 0.", ("reason",)),
+        Metric("accel_errors_total", C, "errors", R.ACCELERATOR, "Errors reported by the device.", ("type",)),
+        # The host.
+        Metric("host_cpu_seconds_total", C, "seconds", R.HOST_CPU,
+               "Processor time by mode, all logical processors together.", ("mode",)),
+        Metric("host_cpu_logical_count", G, "processors", R.HOST_CPU, "Logical processors that are on line."),
+        Metric("host_load_average", G, "tasks", R.HOST_CPU, "Runnable tasks, averaged over one minute."),
+        Metric("host_memory_total_bytes", G, "bytes", R.HOST_MEMORY, "Memory of the host."),
+        Metric("host_memory_available_bytes", G, "bytes", R.HOST_MEMORY,
+               "Memory that programs could take without swapping, as the kernel estimates it."),
+        Metric("host_pressure_waiting_seconds_total", C, "seconds", R.HOST_CPU,
+               "Time in which at least one task waited for the resource (pressure stall, some).", ("resource",)),
+        Metric("host_pressure_stalled_seconds_total", C, "seconds", R.HOST_CPU,
+               "Time in which all tasks waited for the resource (pressure stall, full).", ("resource",)),
+        # Network interfaces.
+        Metric("network_receive_bytes_total", C, "bytes", R.NETWORK, "Bytes received.", ("interface",)),
+        Metric("network_transmit_bytes_total", C, "bytes", R.NETWORK, "Bytes sent.", ("interface",)),
+        Metric("network_receive_packets_total", C, "packets", R.NETWORK, "Packets received.", ("interface",)),
+        Metric("network_transmit_packets_total", C, "packets", R.NETWORK, "Packets sent.", ("interface",)),
+        Metric("network_receive_errors_total", C, "errors", R.NETWORK, "Bad packets received.", ("interface",)),
+        Metric("network_transmit_errors_total", C, "errors", R.NETWORK, "Packets that could not be sent.", ("interface",)),
+        Metric("network_receive_drops_total", C, "packets", R.NETWORK, "Packets received and dropped.", ("interface",)),
+        Metric("network_transmit_drops_total", C, "packets", R.NETWORK, "Packets dropped before sending.", ("interface",)),
+        Metric("network_speed_bytes_per_second", G, "bytes/second", R.NETWORK,
+               "Line rate, one direction.", ("interface",)),
+        Metric("network_up_ratio", G, "ratio", R.NETWORK, "1 while the link is up, else 0.", ("interface",)),
+        # Disks.
+        Metric("disk_read_bytes_total", C, "bytes", R.STORAGE, "Bytes read.", ("disk",)),
+        Metric("disk_written_bytes_total", C, "bytes", R.STORAGE, "Bytes written.", ("disk",)),
+        Metric("disk_reads_completed_total", C, "operations", R.STORAGE, "Reads completed.", ("disk",)),
+        Metric("disk_writes_completed_total", C, "operations", R.STORAGE, "Writes completed.", ("disk",)),
+        Metric("disk_io_seconds_total", C, "seconds", R.STORAGE,
+               "Time in which at least one operation was in flight.", ("disk",)),
+        Metric("filesystem_size_bytes", G, "bytes", R.STORAGE, "Size of a file system.", ("mountpoint",)),
+        Metric("filesystem_available_bytes", G, "bytes", R.STORAGE,
+               "Space that an ordinary user can still take.", ("mountpoint",)),
+        # The agent itself.
+        Metric("tokenstone_source_up", G, "ratio", R.AGENT, "1 if the source's last reading succeeded, else 0.", ("source",)),
+        Metric("tokenstone_source_duration_seconds", G, "seconds", R.AGENT, "How long the last reading took.", ("source",)),
+        Metric("tokenstone_source_last_success_timestamp_seconds", G, "seconds", R.AGENT,
+               "When the source was last read with success, seconds since 1970.", ("source",)),
+        Metric("tokenstone_metric_absent", G, "ratio", R.AGENT,
+               "1 for a metric that this node cannot give; the label says why.", ("source", "metric", "reason")),
+        Metric("tokenstone_agent_cpu_seconds_total", C, "seconds", R.AGENT, "Processor time the agent itself has used."),
+        Metric("tokenstone_agent_memory_bytes", G, "bytes", R.AGENT, "Memory the agent itself holds."),
+        Metric("tokenstone_push_batches_total", C, "batches", R.AGENT, "Batches handed to the service.", ("outcome",)),
+        Metric("tokenstone_spool_bytes", G, "bytes", R.AGENT, "Batches on disk that the service has not taken yet."),
+        Metric("tokenstone_spool_dropped_batches_total", C, "batches", R.AGENT,
+               "Batches dropped, oldest first, because the spool was full."),
+    )
+}  # fmt: skip
+
+
+def lookup(name: str) -> Metric:
+    """Return the metric of that name; raises UnknownName."""
+    try:
+        return REGISTRY[name]
+    except KeyError:
+        raise UnknownName("metric", name, REGISTRY, hint="`tokenstone metrics` lists them") from None

@@ -1,0 +1,105 @@
+"""Mark phases and activities in anyone's loop; out come the facts from which the ledger is made.
+
+    recorder = Recorder(device="cuda:0")
+    with recorder.phase("startup"):
+        model = build()
+    for batch in batches:
+        with recorder.phase("step"):
+            with recorder.activity("input_stall"):
+                batch = next(batches)
+            with recorder.activity("compute"):
+                train(batch)
+    phases = recorder.finish()
+
+Activities may overlap (communication behind computation, from other threads): `tokenstone.ledger` gives each
+instant to one. The clock is monotonic and can be injected.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+from tokenstone.errors import InvalidValue
+from tokenstone.ledger import Interval, exclusive_seconds
+from tokenstone.wire import Activity, DevicePhases, Phase, PhaseKind
+
+# What an instant of a phase is when nothing was recorded for it ...
+_REMAINDER: dict[PhaseKind, Activity] = {
+    "startup": "startup",
+    "warm_up": "startup",
+    "step": "host_overhead",
+    "checkpoint": "checkpoint",
+    "recovery": "recovery",
+    "drain": "idle",
+}
+# ... and the phases that are that one thing whole: work done there trains no counted token (docs/adr/0001).
+_WHOLE: frozenset[PhaseKind] = frozenset({"startup", "warm_up", "recovery"})
+
+
+class Recorder:
+    """Records one device. `started` is the clock's reading when the allocation began (default: now)."""
+
+    def __init__(
+        self, device: str, *, clock: Callable[[], float] = time.monotonic, started: float | None = None
+    ) -> None:
+        self.device = device
+        self._clock = clock
+        self._started = clock() if started is None else started
+        self._phases: list[Phase] = []
+        self._open: tuple[PhaseKind, float] | None = None
+        self._intervals: list[Interval] = []
+        self._lock = threading.Lock()
+
+    def elapsed_seconds(self) -> float:
+        """Seconds since the allocation began."""
+        return self._clock() - self._started
+
+    @contextmanager
+    def phase(self, kind: PhaseKind, *, steps: int = 0) -> Iterator[None]:
+        """Mark a phase. Phases follow each other and do not nest. One that raises is kept: its time was spent."""
+        if kind not in _REMAINDER:
+            raise InvalidValue(f"no phase is called {kind!r}", hint=f"use one of {', '.join(_REMAINDER)}")
+        if self._open is not None:
+            raise InvalidValue(f"phase {kind!r} begins inside {self._open[0]!r}", hint="phases do not nest")
+        self._open = (kind, self.elapsed_seconds())
+        try:
+            yield
+        finally:
+            self._close(kind, steps)
+
+    def _close(self, kind: PhaseKind, steps: int) -> None:
+        assert self._open is not None  # noqa: S101  only phase() calls this, inside its own with
+        start, end = self._open[1], self.elapsed_seconds()
+        with self._lock:
+            intervals, self._intervals = self._intervals, []
+        if kind in _WHOLE:
+            intervals = []
+        seconds = exclusive_seconds(intervals, start, end, remainder=_REMAINDER[kind])
+        self._phases.append(
+            Phase(kind=kind, start_seconds=start, duration_seconds=end - start, activity_seconds=seconds, steps=steps)
+        )
+        self._open = None
+
+    @contextmanager
+    def activity(self, name: Activity) -> Iterator[None]:
+        """Mark an activity inside the present phase. Activities may overlap, also from several threads."""
+        if name not in get_args(Activity):
+            raise InvalidValue(f"no activity is called {name!r}", hint=f"use one of {', '.join(get_args(Activity))}")
+        start = self.elapsed_seconds()
+        try:
+            yield
+        finally:
+            self.add(name, start, self.elapsed_seconds())
+
+    def add(self, name: Activity, start: float, end: float) -> None:
+        """Add an interval measured elsewhere (a device event), in seconds since the allocation began."""
+        with self._lock:
+            self._intervals.append(Interval(start, end, name))
+
+    def finish(self) -> DevicePhases:
+        """Return the phases so far, in order."""
+        return DevicePhases(device=self.device, phases=list(self._phases))

@@ -1,0 +1,110 @@
+"""A run: one execution of one workload spec on named devices.
+
+    created -> running -> complete | failed | invalid
+
+`invalid` is a run that ended but whose facts contradict themselves (a ledger that does not balance).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenstone.errors import Conflict
+from tokenstone.model import ModelShape
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    INVALID = "invalid"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can change any more."""
+        return not _NEXT[self]
+
+
+_NEXT: dict[RunState, frozenset[RunState]] = {
+    RunState.CREATED: frozenset({RunState.RUNNING, RunState.FAILED}),
+    RunState.RUNNING: frozenset({RunState.COMPLETE, RunState.FAILED, RunState.INVALID}),
+    RunState.COMPLETE: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.INVALID: frozenset(),
+}
+
+
+def check_transition(run_id: str, present: RunState, wanted: RunState) -> None:
+    """Raise Conflict unless a run may go from `present` to `wanted`."""
+    if wanted not in _NEXT[present]:
+        may = ", ".join(sorted(_NEXT[present])) or "nothing: it has ended"
+        raise Conflict(f"run {run_id} is {present} and cannot become {wanted}", hint=f"it can become {may}")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @property
+    def spec_id(self) -> str:
+        """Hash of everything that defines the work: only runs of one spec id compare as like with like."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class TrainingSpec(_Spec):
+    """A piece of training: model, shapes, precision, data, seed."""
+
+    kind: Literal["training"] = "training"
+    preset: str = Field(max_length=100)
+    model: ModelShape
+    dtype: str
+    sequence_length: Positive
+    batch_sequences: Positive
+    steps: Positive
+    warm_up_steps: Annotated[int, Field(ge=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    bias_update_rate: Annotated[float, Field(ge=0)]
+    """Step of the balancing bias (auxiliary-loss-free balancing, arXiv 2408.15664); 0 switches it off."""
+    data: str = "python-stdlib"
+    seed: int = 0
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step consumes."""
+        return self.sequence_length * self.batch_sequences
+
+
+class Objective(_Spec):
+    """Latency objective of serving: a request that misses either does not count as goodput."""
+
+    ttft_seconds: Annotated[float, Field(gt=0)]
+    tpot_seconds: Annotated[float, Field(gt=0)]
+
+
+class InferenceSpec(_Spec):
+    """A piece of serving: model, precision, requests, batch, objective, seed."""
+
+    kind: Literal["inference"] = "inference"
+    preset: str = Field(max_length=100)
+    model: ModelShape
+    dtype: str
+    requests: Positive
+    input_tokens: Positive
+    output_tokens: Positive
+    max_batch: Positive
+    objective: Objective | None = None
+    seed: int = 0
+
+
+WorkloadSpec = Annotated[TrainingSpec | InferenceSpec, Field(discriminator="kind")]

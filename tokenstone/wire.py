@@ -1,0 +1,322 @@
+"""The wire: what agents, workloads, the service and its clients say to each other. Versioned.
+
+Times named `..._unix_seconds` are wall clock and only label; every duration and offset is monotonic.
+All models refuse unknown keys and non-finite numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tokenstone.run import RunState, WorkloadSpec
+
+SCHEMA_VERSION = 1
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]*$")]
+"""Names of clusters, nodes and devices: what host names and UUIDs are made of."""
+Text = Annotated[str, Field(max_length=500)]
+Seconds = Annotated[float, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+UnixSeconds = Annotated[float, Field(ge=0, le=1e11)]
+Tokens = Annotated[int, Field(ge=0)]
+
+
+class WireModel(BaseModel):
+    """What every message shares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# --- windows: agent -> service ---------------------------------------------------------------------------------
+
+
+class Device(WireModel):
+    """A device as its driver names it."""
+
+    id: Name
+    kind: Literal["accelerator", "host"]
+    vendor: Text
+    model: Text
+    index: Annotated[int, Field(ge=0)] = 0
+    memory_bytes: Annotated[int, Field(ge=0)] | None = None
+
+
+class Series(WireModel):
+    """Identity of one time series of a node. `device` is a device id, or "host"."""
+
+    metric: Name
+    device: Name
+    labels: dict[str, Text] = Field(default_factory=dict, max_length=8)
+
+
+class AbsentMetric(WireModel):
+    """A metric that the node cannot give, and why."""
+
+    metric: Name
+    device: Name
+    reason: Text
+
+
+class WindowBatch(WireModel):
+    """One columnar batch of windows. Idempotent by (node, epoch, sequence); entry i of every column is window i."""
+
+    schema_version: Literal[1] = 1
+    cluster: Name = "default"
+    node: Name
+    epoch: Name
+    """Drawn anew at each start of an agent; sequences count from 0 within it."""
+    sequence: Annotated[int, Field(ge=0)]
+    devices: list[Device] = Field(default_factory=list, max_length=1024)
+    absences: list[AbsentMetric] = Field(default_factory=list, max_length=10_000)
+    series: list[Series] = Field(max_length=20_000)
+    series_index: list[Annotated[int, Field(ge=0)]] = Field(max_length=200_000)
+    start_unix_seconds: list[UnixSeconds]
+    duration_seconds: list[Seconds]
+    count: list[Annotated[int, Field(ge=1)]]
+    mean: list[float | None]
+    minimum: list[float | None]
+    maximum: list[float | None]
+    delta: list[float | None]
+
+    @model_validator(mode="after")
+    def _columns_are_even(self) -> Self:
+        columns = ("start_unix_seconds", "duration_seconds", "count", "mean", "minimum", "maximum", "delta")
+        for name in columns:
+            if len(getattr(self, name)) != len(self.series_index):
+                raise ValueError(f"column {name} has {len(getattr(self, name))} entries, series_index {len(self.series_index)}")
+        if self.series_index and max(self.series_index) >= len(self.series):
+            raise ValueError(f"series_index names series {max(self.series_index)} of {len(self.series)}")
+        return self
+
+
+class IngestAnswer(WireModel):
+    """What the service says to a batch."""
+
+    status: Literal["accepted", "duplicate"]
+    windows: int
+    missing_sequences: list[tuple[int, int]] = Field(default_factory=list)
+    """Ranges (first, last) of this epoch that have not arrived."""
+    window_seconds: float = 10.0
+    """The window length that the service asks for: 1 s while a run is active on the node."""
+
+
+class WindowRow(WireModel):
+    """One stored window, as a query answers it."""
+
+    node: str
+    device: str
+    metric: str
+    labels: dict[str, str]
+    start_unix_seconds: float
+    duration_seconds: float
+    count: int
+    mean: float | None
+    minimum: float | None
+    maximum: float | None
+    delta: float | None
+
+
+# --- facts of a run: workload -> service -----------------------------------------------------------------------
+
+
+class Probe(WireModel):
+    """A measured roofline of one device: the peak where no catalogue row is known."""
+
+    device_name: Text
+    device_type: Text
+    threads: Annotated[int, Field(ge=1)] | None = None
+    dtype: Text
+    gemm_flops_per_second: Annotated[float, Field(gt=0)]
+    memory_bytes_per_second: Annotated[float, Field(gt=0)]
+    repetitions: Annotated[int, Field(ge=1)]
+    gemm_spread_ratio: Amount
+    """(best - median) / best over the repetitions: how steady the machine was."""
+    memory_spread_ratio: Amount
+    conditions: Text = ""
+
+
+Activity = Literal[
+    "compute", "exposed_communication", "pipeline_bubble", "load_imbalance", "input_stall", "checkpoint",
+    "host_overhead", "startup", "recovery", "idle",
+]  # fmt: skip
+PhaseKind = Literal["startup", "warm_up", "step", "checkpoint", "recovery", "drain"]
+
+
+class Phase(WireModel):
+    """A named interval of one device, and how its seconds divide: exclusive, so they add up to the duration."""
+
+    kind: PhaseKind
+    start_seconds: Seconds
+    """From the start of the allocation."""
+    duration_seconds: Seconds
+    activity_seconds: dict[Activity, Seconds]
+    steps: Annotated[int, Field(ge=0)] = 0
+
+
+class DevicePhases(WireModel):
+    """The phases of one device, in order of time."""
+
+    device: Name
+    phases: list[Phase] = Field(max_length=200_000)
+
+
+class TrainingFacts(WireModel):
+    """What a training run did. No score: that is the service's."""
+
+    kind: Literal["training"] = "training"
+    schema_version: Literal[1] = 1
+    started_unix_seconds: UnixSeconds
+    allocated_seconds: Annotated[float, Field(gt=0)]
+    """Wall time for which each device was held, T."""
+    devices: list[DevicePhases] = Field(min_length=1, max_length=100_000)
+    tokens: Tokens
+    """Tokens trained in counted steps; those of warm-up and of lost work are not."""
+    recomputed_flops: Amount = 0.0
+    loss_first: float | None = None
+    loss_last: float | None = None
+    max_violation: Amount | None = None
+    """MaxVio over the counted steps: (largest expert load - mean) / mean, the largest layer (arXiv 2408.15664)."""
+    probe: Probe | None = None
+    provenance: dict[str, Text] = Field(default_factory=dict, max_length=50)
+
+
+class Iterations(WireModel):
+    """Engine iterations as columns. Model, communication and host seconds are exclusive parts of the duration."""
+
+    start_seconds: list[Seconds] = Field(default_factory=list, max_length=500_000)
+    duration_seconds: list[Seconds] = Field(default_factory=list)
+    model_seconds: list[Seconds] = Field(default_factory=list)
+    communication_seconds: list[Seconds] = Field(default_factory=list)
+    host_seconds: list[Seconds] = Field(default_factory=list)
+    flops: list[Amount] = Field(default_factory=list)
+    bytes: list[Amount] = Field(default_factory=list)
+    prefill_flops: list[Amount] = Field(default_factory=list)
+    """The part of `flops` done for prefill; splits a mixed iteration between input and output."""
+    recomputed_tokens: list[Tokens] = Field(default_factory=list)
+    requests: list[list[Annotated[int, Field(ge=0)]]] = Field(default_factory=list)
+    """Indices into the run's requests: who took part."""
+    request_tokens: list[list[Tokens]] = Field(default_factory=list)
+    """Tokens that each of them had prefilled or decoded here."""
+
+    @model_validator(mode="after")
+    def _columns_are_even(self) -> Self:
+        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns differ in length: {lengths}")
+        for members, tokens in zip(self.requests, self.request_tokens, strict=True):
+            if len(members) != len(tokens):
+                raise ValueError("an iteration names more requests than token counts, or fewer")
+        return self
+
+
+class RequestTimes(WireModel):
+    """Requests as columns; times from the start of the allocation. None where a request never got so far."""
+
+    arrival_seconds: list[Seconds] = Field(default_factory=list, max_length=500_000)
+    first_token_seconds: list[Seconds | None] = Field(default_factory=list)
+    end_seconds: list[Seconds | None] = Field(default_factory=list)
+    input_tokens: list[Tokens] = Field(default_factory=list)
+    cached_input_tokens: list[Tokens] = Field(default_factory=list)
+    output_tokens: list[Tokens] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _columns_are_even(self) -> Self:
+        lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns differ in length: {lengths}")
+        return self
+
+
+class InferenceFacts(WireModel):
+    """What a serving run did: phases outside serving, engine iterations, requests. No score."""
+
+    kind: Literal["inference"] = "inference"
+    schema_version: Literal[1] = 1
+    started_unix_seconds: UnixSeconds
+    allocated_seconds: Annotated[float, Field(gt=0)]
+    device_count: Annotated[int, Field(ge=1)]
+    """Devices that worked in lock step through every iteration."""
+    startup_seconds: Seconds
+    """Init, load, compile and warm-up, per device."""
+    iterations: Iterations
+    requests: RequestTimes
+    probe: Probe | None = None
+    provenance: dict[str, Text] = Field(default_factory=dict, max_length=50)
+
+    @model_validator(mode="after")
+    def _requests_exist(self) -> Self:
+        known = len(self.requests.arrival_seconds)
+        for members in self.iterations.requests:
+            if members and max(members) >= known:
+                raise ValueError(f"an iteration names request {max(members)} of {known}")
+        return self
+
+
+Facts = Annotated[TrainingFacts | InferenceFacts, Field(discriminator="kind")]
+
+
+# --- runs ------------------------------------------------------------------------------------------------------
+
+
+class RunDevice(WireModel):
+    """A device that a run was given. `hardware` is a catalogue name, or None where it is not known."""
+
+    id: Name
+    node: Name
+    model: Text = ""
+    hardware: Name | None = None
+
+
+class RunCreate(WireModel):
+    """Ask for a run; idempotent by `run_id`, which the client draws."""
+
+    run_id: Name
+    cluster: Name = "default"
+    spec: WorkloadSpec
+    devices: list[RunDevice] = Field(min_length=1, max_length=100_000)
+    lease_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """A run whose client is silent for longer is failed by the service: a dead client leaves no run open."""
+
+
+class RunChange(WireModel):
+    """Move a run on, or (with its present state) say that its client is alive."""
+
+    state: RunState
+    reason: Text = ""
+
+
+class RunView(WireModel):
+    """A run as the service shows it."""
+
+    run_id: str
+    cluster: str
+    spec_id: str
+    spec: WorkloadSpec
+    devices: list[RunDevice]
+    state: RunState
+    reason: str
+    created_unix_seconds: float
+    started_unix_seconds: float | None
+    ended_unix_seconds: float | None
+
+
+class PriceChoice(WireModel):
+    """The price to score a run with: dollars per device-hour, or a row of a stored price book; neither is no price."""
+
+    usd_per_device_hour: Amount | None = None
+    price_book: Text | None = None
+    price_row: Text | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = ""
+    hint: str = ""
