@@ -78,7 +78,7 @@ REGISTRY: dict[str, Metric] = {
         # The host.
         Metric("host_cpu_seconds_total", C, "seconds", R.HOST_CPU,
                "Processor time by mode, all logical processors together.", ("mode",)),
-        Metric("host_cpu_logical_count", G, "processors", R.HOST_CPU, "Logical processors that are on line."),
+        Metric("host_cpu_logical_processors", G, "processors", R.HOST_CPU, "Logical processors that are on line."),
         Metric("host_load_average", G, "tasks", R.HOST_CPU, "Runnable tasks, averaged over one minute."),
         Metric("host_memory_total_bytes", G, "bytes", R.HOST_MEMORY, "Memory of the host."),
         Metric("host_memory_available_bytes", G, "bytes", R.HOST_MEMORY,

@@ -148,7 +148,9 @@ class ModelShape(_Shape):
 DEEPSEEK_V3 = ModelShape(
     name="deepseek-v3", layers=61, dim=7168, vocabulary=129280, ffn_dim=18432,
     attention=LatentAttention(heads=128, query_rank=1536, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128),
-    experts=Experts(routed=256, shared=1, active=8, dim=2048, dense_layers=3, groups=8, active_groups=4, route_scale=2.5),
+    experts=Experts(
+        routed=256, shared=1, active=8, dim=2048, dense_layers=3, groups=8, active_groups=4, route_scale=2.5
+    ),
 )  # fmt: skip
 """arXiv 2412.19437, section 4.2."""
 

@@ -59,13 +59,21 @@ class Recorder:
         return self._clock() - self._started
 
     @contextmanager
-    def phase(self, kind: PhaseKind, *, steps: int = 0) -> Iterator[None]:
-        """Mark a phase. Phases follow each other and do not nest. One that raises is kept: its time was spent."""
+    def phase(self, kind: PhaseKind, *, steps: int = 0, began_seconds: float | None = None) -> Iterator[None]:
+        """Mark a phase. Phases follow each other and do not nest. One that raises is kept: its time was spent.
+
+        `began_seconds`: when it began, on the scale of `elapsed_seconds`, where that was before it could be marked:
+        a process starts before its first import.
+        """
         if kind not in _REMAINDER:
             raise InvalidValue(f"no phase is called {kind!r}", hint=f"use one of {', '.join(_REMAINDER)}")
         if self._open is not None:
             raise InvalidValue(f"phase {kind!r} begins inside {self._open[0]!r}", hint="phases do not nest")
-        self._open = (kind, self.elapsed_seconds())
+        begin = self.elapsed_seconds() if began_seconds is None else began_seconds
+        previous = self._phases[-1].start_seconds + self._phases[-1].duration_seconds if self._phases else 0.0
+        if began_seconds is not None and not previous <= begin <= self.elapsed_seconds():
+            raise InvalidValue(f"phase {kind!r} cannot have begun at {begin:.6g} s", hint="phases follow each other")
+        self._open = (kind, begin)
         try:
             yield
         finally:
@@ -80,7 +88,13 @@ class Recorder:
             intervals = []
         seconds = exclusive_seconds(intervals, start, end, remainder=_REMAINDER[kind])
         self._phases.append(
-            Phase(kind=kind, start_seconds=start, duration_seconds=end - start, activity_seconds=seconds, steps=steps)
+            Phase(
+                kind=kind,
+                start_seconds=start,
+                duration_seconds=end - start,
+                activity_seconds=seconds,
+                steps=steps,
+            )
         )
         self._open = None
 

@@ -85,7 +85,9 @@ class WindowBatch(WireModel):
         columns = ("start_unix_seconds", "duration_seconds", "count", "mean", "minimum", "maximum", "delta")
         for name in columns:
             if len(getattr(self, name)) != len(self.series_index):
-                raise ValueError(f"column {name} has {len(getattr(self, name))} entries, series_index {len(self.series_index)}")
+                raise ValueError(
+                    f"column {name} has {len(getattr(self, name))} entries, series_index {len(self.series_index)}"
+                )
         if self.series_index and max(self.series_index) >= len(self.series):
             raise ValueError(f"series_index names series {max(self.series_index)} of {len(self.series)}")
         return self

@@ -1,0 +1,1 @@
+"""One file, one source. Only these files touch a driver, /proc or /sys."""

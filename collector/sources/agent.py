@@ -1,0 +1,72 @@
+"""The agent itself: what it costs the node, and what it still has to hand over."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from collector.sources.base import Parts, Source, read_text
+from tokenstone.sample import Absence, Reading, labels
+
+_DELIVERY = (
+    "tokenstone_push_batches_total",
+    "tokenstone_spool_bytes",
+    "tokenstone_spool_dropped_batches_total",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """State of the handing over: batches by outcome, bytes that wait on disk, batches lost to a full spool."""
+
+    batches: dict[str, int]
+    spool_bytes: int
+    dropped_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process takes: processor seconds since its start, and resident memory now."""
+
+    cpu_seconds: float
+    memory_bytes: int
+
+
+def own_usage() -> Usage:
+    """Return what this process takes; raises OSError or ValueError where /proc/self is not readable."""
+    times = resource.getrusage(resource.RUSAGE_SELF)
+    resident_pages = int(read_text(Path("/"), "proc/self/statm").split()[1])
+    return Usage(times.ru_utime + times.ru_stime, resident_pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+class AgentSource(Source):
+    """The agent's own processor time and memory, and its spool. `delivery` is None where nothing is pushed."""
+
+    name = "agent"
+    metrics = ("tokenstone_agent_cpu_seconds_total", "tokenstone_agent_memory_bytes", *_DELIVERY)
+
+    def __init__(self, delivery: Callable[[], Delivery] | None = None, usage: Callable[[], Usage] = own_usage) -> None:
+        self._delivery = delivery
+        self._usage = usage
+
+    def read(self) -> Parts:
+        """Read the agent's own state."""
+        usage = self._usage()
+        readings = [
+            Reading("tokenstone_agent_cpu_seconds_total", usage.cpu_seconds),
+            Reading("tokenstone_agent_memory_bytes", usage.memory_bytes),
+        ]
+        if self._delivery is None:
+            reason = "this agent pushes to no service"
+            return Parts(tuple(readings), tuple(Absence(metric, reason) for metric in _DELIVERY))
+        delivery = self._delivery()
+        readings += [
+            Reading("tokenstone_push_batches_total", count, labels=labels(outcome=outcome))
+            for outcome, count in delivery.batches.items()
+        ]
+        readings.append(Reading("tokenstone_spool_bytes", delivery.spool_bytes))
+        readings.append(Reading("tokenstone_spool_dropped_batches_total", delivery.dropped_batches))
+        return Parts(tuple(readings))

@@ -1,0 +1,98 @@
+"""What a source is, and how one is read so that its failure stays its own.
+
+A source reads one thing of the node and says what it found: readings, and a reason for everything that it could
+not give. Files are read below `root`, the folder that stands for `/`; parsing is a function of text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from collector.clock import Clock
+from tokenstone.metric import REGISTRY
+from tokenstone.sample import Absence, DeviceInfo, Reading, Sample, labels
+
+
+class SourceUnavailable(Exception):
+    """The source as a whole cannot be read, and why. The text is stable: it becomes a label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one reading of a source gave."""
+
+    readings: tuple[Reading, ...] = ()
+    absences: tuple[Absence, ...] = ()
+    devices: tuple[DeviceInfo, ...] = ()
+
+
+class Source(Protocol):
+    """One thing of the node that can be read again and again, from one thread."""
+
+    name: str
+    metrics: tuple[str, ...]
+    """What it gives where all is well; all of it is absent, with the reason, while the source fails."""
+
+    def read(self) -> Parts:
+        """Read it now. May raise anything: `take` turns that into a failed sample."""
+        ...
+
+    def close(self) -> None:
+        """Release what the source holds; it is not read again."""
+
+
+def read_text(root: Path, path: str) -> str:
+    """Return the text of the file `path` (relative) below `root`; raises OSError.
+
+    Bytes that are not UTF-8 are replaced: a device may call itself anything.
+    """
+    return (root / path).read_text(encoding="utf-8", errors="replace")
+
+
+def take(source: Source, clock: Clock) -> Sample:
+    """Read `source` once. Never raises: a failure is a sample that says so, with every metric absent."""
+    unix_seconds, start = clock.unix(), clock.monotonic()
+    sample = Sample(source.name, start, unix_seconds)
+    try:
+        parts = source.read()
+        for reading in parts.readings:
+            _check(reading)
+    except Exception as error:
+        reason = _reason(error)
+        absences = tuple(Absence(metric, reason) for metric in source.metrics)
+        return replace(sample, error=reason, absences=absences, duration_seconds=clock.monotonic() - start)
+    return replace(
+        sample,
+        readings=parts.readings,
+        absences=parts.absences,
+        devices=parts.devices,
+        duration_seconds=clock.monotonic() - start,
+    )
+
+
+def health_readings(sample: Sample) -> tuple[Reading, ...]:
+    """Return what a sample says about its source: whether it is up, and how long reading it took."""
+    by = labels(source=sample.source)
+    return (
+        Reading("tokenstone_source_up", float(sample.error is None), labels=by),
+        Reading("tokenstone_source_duration_seconds", sample.duration_seconds, labels=by),
+    )
+
+
+def _check(reading: Reading) -> None:
+    """Refuse what the registry does not know: it would break the scrape and the windows of all sources."""
+    metric = REGISTRY.get(reading.metric)
+    if metric is None:
+        raise SourceUnavailable(f"the source gave {reading.metric!r}, which is not in the registry")
+    if len(reading.labels) != len(metric.labels) or {name for name, _ in reading.labels} != set(metric.labels):
+        raise SourceUnavailable(f"the source gave {reading.metric!r} without exactly the labels {metric.labels}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, SourceUnavailable):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,64 @@
+"""Whole disks: /proc/diskstats. Partitions and stacked devices (loop, md, dm) would count the same bytes again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from collector.sources.base import Parts, Source, read_text
+from tokenstone.sample import Absence, Reading, labels
+
+SECTOR_BYTES = 512
+"""The unit of /proc/diskstats, whatever the sectors of the disk."""
+
+# Columns after the name, with the factor to the metric's unit.
+_COUNTERS = {
+    0: ("disk_reads_completed_total", 1.0),
+    2: ("disk_read_bytes_total", SECTOR_BYTES),
+    4: ("disk_writes_completed_total", 1.0),
+    6: ("disk_written_bytes_total", SECTOR_BYTES),
+    9: ("disk_io_seconds_total", 1e-3),
+}
+_COLUMNS = 11
+
+# For roots without /sys/block: the names that Linux gives to whole disks.
+_DISK_NAME = re.compile(r"(sd|hd|vd|xvd|dasd)[a-z]+|nvme\d+n\d+|mmcblk\d+|pmem\d+")
+
+
+def parse_diskstats(text: str) -> dict[str, dict[str, float]]:
+    """Parse /proc/diskstats to values by metric of every device in it; lines of another form are left out."""
+    devices: dict[str, dict[str, float]] = {}
+    for line in text.splitlines():
+        _, _, name, *values = line.split() if len(line.split()) >= _COLUMNS + 3 else ("", "", "")
+        if values and all(value.isdigit() for value in values[:_COLUMNS]):
+            devices[name] = {metric: int(values[c]) * factor for c, (metric, factor) in _COUNTERS.items()}
+    return devices
+
+
+class DiskSource(Source):
+    """Bytes, operations and busy time of each whole disk."""
+
+    name = "disk"
+    metrics = tuple(metric for metric, _ in _COUNTERS.values())
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self) -> Parts:
+        """Read all disks; raises OSError. A node without disks is no failure."""
+        devices = parse_diskstats(read_text(self._root, "proc/diskstats"))
+        readings = tuple(
+            Reading(metric, value, labels=labels(disk=name))
+            for name, values in devices.items()
+            if self._is_whole_disk(name)
+            for metric, value in values.items()
+        )
+        absences = () if readings else tuple(Absence(metric, "this node has no disk") for metric in self.metrics)
+        return Parts(readings, absences)
+
+    def _is_whole_disk(self, name: str) -> bool:
+        blocks = self._root / "sys/block"
+        if blocks.is_dir():
+            # A slash in a device's name is an exclamation mark in sysfs. Only hardware has a `device` entry.
+            return (blocks / name.replace("/", "!") / "device").exists()
+        return _DISK_NAME.fullmatch(name) is not None
