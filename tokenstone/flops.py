@@ -138,8 +138,8 @@ def training_flops(
     >>> round(training_flops(DEEPSEEK_V3, 4096, AttentionCount.CAUSAL).flops_per_token / 1e9, 2)
     249.81
     """
-    if sequence_length < 1:
-        raise InvalidValue(f"a sequence of {sequence_length} tokens", where="--seq", hint="give 1 or more")
+    if not 1 <= sequence_length <= 10**9:
+        raise InvalidValue(f"a sequence of {sequence_length} tokens", where="--seq", hint="give 1 to 1,000,000,000")
     parameters = count_parameters(model)
     matmul = 6.0 * (parameters.active_with_router if count_router else parameters.active)
     a = model.attention

@@ -126,6 +126,8 @@ class WindowRow(WireModel):
 class Probe(WireModel):
     """A measured roofline of one device: the peak where no catalogue row is known."""
 
+    device_id: Name
+    """As the driver names it (a UUID where there is one), so that telemetry can be joined; "host" for a CPU."""
     device_name: Text
     device_type: Text
     threads: Annotated[int, Field(ge=1)] | None = None

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from tokenstone.errors import NotWritable
 
+_HINT = "choose a folder with room and rights"
 _partial: set[Path] = set()
+
+
+def require_writable(path: Path) -> None:
+    """Raise NotWritable unless a file can be put at `path`: asked before work that would be lost."""
+    if path.is_dir():
+        raise NotWritable("is a folder", where=str(path), hint="give the name of a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise NotWritable("its folder does not exist or is not writable", where=str(path), hint=_HINT)
 
 
 @contextmanager
@@ -26,9 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise NotWritable(
-            f"cannot write: {error.strerror or error}", where=str(path), hint="choose a folder with room and rights"
-        ) from error
+        raise NotWritable(f"cannot write: {error.strerror or error}", where=str(path), hint=_HINT) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

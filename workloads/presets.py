@@ -16,7 +16,7 @@ TRAINING: dict[str, TrainingSpec] = {
     ),
     "cpu-small": TrainingSpec(
         preset="cpu-small", model=CPU_SMALL, dtype="fp32", sequence_length=256, batch_sequences=4, steps=100,
-        warm_up_steps=4, learning_rate=3e-3, bias_update_rate=1e-2,
+        warm_up_steps=4, learning_rate=2e-3, bias_update_rate=1e-2,
     ),
 }  # fmt: skip
 """fp32, because CPUs without matrix units multiply bf16 at half its speed."""
@@ -27,8 +27,8 @@ INFERENCE: dict[str, InferenceSpec] = {
         objective=Objective(ttft_seconds=2.0, tpot_seconds=0.2),
     ),
     "cpu-small": InferenceSpec(
-        preset="cpu-small", model=CPU_SMALL, dtype="fp32", requests=96, input_tokens=64, output_tokens=64,
-        max_batch=8, objective=Objective(ttft_seconds=0.5, tpot_seconds=0.02),
+        preset="cpu-small", model=CPU_SMALL, dtype="fp32", requests=384, input_tokens=64, output_tokens=64,
+        max_batch=16, objective=Objective(ttft_seconds=0.5, tpot_seconds=0.02),
     ),
 }  # fmt: skip
 

@@ -41,6 +41,7 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release what the source holds; it is not read again."""
+        return
 
 
 def read_text(root: Path, path: str) -> str:

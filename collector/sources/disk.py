@@ -29,9 +29,10 @@ def parse_diskstats(text: str) -> dict[str, dict[str, float]]:
     """Parse /proc/diskstats to values by metric of every device in it; lines of another form are left out."""
     devices: dict[str, dict[str, float]] = {}
     for line in text.splitlines():
-        _, _, name, *values = line.split() if len(line.split()) >= _COLUMNS + 3 else ("", "", "")
-        if values and all(value.isdigit() for value in values[:_COLUMNS]):
-            devices[name] = {metric: int(values[c]) * factor for c, (metric, factor) in _COUNTERS.items()}
+        fields = line.split()
+        values = fields[3 : 3 + _COLUMNS]
+        if len(values) == _COLUMNS and all(value.isdigit() for value in values):
+            devices[fields[2]] = {metric: int(values[c]) * factor for c, (metric, factor) in _COUNTERS.items()}
     return devices
 
 

@@ -6,9 +6,9 @@ again now and then; a lost device is absent, and the others go on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NoReturn
 
 import pynvml
 
@@ -27,7 +27,7 @@ class NvmlSource(Source):
     name = "nvml"
     metrics = METRICS
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._is_open = False
         self._devices: dict[int, NvmlDevice] = {}
@@ -76,6 +76,7 @@ class NvmlSource(Source):
             self._give_up(now, explain(error))
         if count == 0:
             self._give_up(now, "the NVIDIA driver finds no device")
+        self._known = {index: info for index, info in self._known.items() if index < count}
         for index in range(count):
             try:
                 device = NvmlDevice(index)
@@ -88,12 +89,14 @@ class NvmlSource(Source):
                 self._known[index] = device.info
 
     def _lose(self, index: int, reason: str, now: float) -> None:
-        self._devices.pop(index, None)
+        device = self._devices.pop(index, None)
+        if device is not None:
+            device.close()
         self._lost[index] = reason
         if self._retry_at is None:
             self._retry_at = now + RETRY_SECONDS
 
-    def _give_up(self, now: float, reason: str) -> None:
+    def _give_up(self, now: float, reason: str) -> NoReturn:
         self.close()
         self._reason, self._retry_at = reason, now + RETRY_SECONDS
         raise SourceUnavailable(reason)

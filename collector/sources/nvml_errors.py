@@ -34,7 +34,7 @@ _FAULTS = {
 _TEXTS = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver is installed (libnvidia-ml.so.1 was not found)",
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded",
-    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "NVIDIA's library and kernel module differ in version: reload the module or reboot",
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "NVIDIA's library and kernel module differ in version",
     pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the installed driver is too old for it",
     pynvml.NVML_ERROR_NOT_SUPPORTED: "not supported by this device",
     pynvml.NVML_ERROR_NO_PERMISSION: "not permitted to this user",

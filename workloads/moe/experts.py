@@ -78,7 +78,8 @@ class RoutedExperts(nn.Module):
         y_PD = self._apply_experts(x_PD, routing.load_E)
         position_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(len(order_P), device=order_P.device))
         y_LKD = y_PD.index_select(0, position_P).unflatten(0, (-1, active))
-        return (y_LKD * routing.weights_LK[..., None].to(y_LKD.dtype)).sum(dim=1)
+        y_LD: Tensor = (y_LKD * routing.weights_LK[..., None].to(y_LKD.dtype)).sum(dim=1)
+        return y_LD
 
     def _apply_experts(self, x_PD: Tensor, load_E: Tensor) -> Tensor:
         multiply = self.multiply or choose_multiply(x_PD, self.gate_up_EDF)

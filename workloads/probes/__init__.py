@@ -1,0 +1,1 @@
+"""Probes: the roofline of this device, measured, for hardware that no catalogue row knows."""

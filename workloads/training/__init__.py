@@ -1,0 +1,1 @@
+"""Training the reference model: real text in, facts and a checkpoint out."""

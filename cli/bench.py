@@ -1,0 +1,67 @@
+"""`tokenstone bench`: the whole path on this machine, from samples to what a token costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.output import JsonFlag, print_json, stdout
+
+
+def command(
+    preset: Annotated[str, typer.Option("--preset", help="Reference workload: cpu-tiny or cpu-small.")] = "cpu-small",
+    data: Annotated[
+        Path, typer.Option("--data", envvar="TOKENSTONE_DATA", help="Folder for the store, the logs and the report.")
+    ] = Path("tokenstone-data"),
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Where the report is written. [default: report.html in the data folder]"),
+    ] = None,
+    price_per_device_hour: Annotated[
+        float | None,
+        typer.Option("--price-per-device-hour", help="Dollars; without a price the bill is in device-seconds."),
+    ] = None,
+    price_book: Annotated[
+        Path | None, typer.Option("--price-book", help="Price book (TOML). [default: the published points]")
+    ] = None,
+    price_row: Annotated[str | None, typer.Option("--price-row", help="Row of the price book.")] = None,
+    hardware: Annotated[
+        str | None, typer.Option("--hardware", help="Catalogue name, where the driver's name is not in the catalogue.")
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option("--cluster", envvar="TOKENSTONE_CLUSTER", help="Name of this cluster in the report.")
+    ] = "local",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: every core]")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Probe, train, serve, sample, score: what does a token cost on this machine?
+
+    Starts the service and an agent in the background, runs the reference workload, and prints and writes the report.
+    """
+    from cli.bench_plan import make_plan  # noqa: PLC0415
+    from cli.bench_run import run_bench  # noqa: PLC0415
+    from cli.extras import needs  # noqa: PLC0415
+
+    with needs("workloads"):
+        import tokenizers  # noqa: F401, PLC0415  light, unlike torch, and installed along with it
+    plan = make_plan(
+        preset=preset,
+        data=data,
+        report_path=report,
+        price_per_device_hour=price_per_device_hour,
+        price_book=price_book,
+        price_row=price_row,
+        hardware=hardware,
+        cluster=cluster,
+        threads=threads,
+    )
+    result = run_bench(plan)
+    if json:
+        return print_json(result.as_json())
+    from cli.terminal import print_report  # noqa: PLC0415
+
+    print_report(result.report, stdout())
+    typer.echo(f"\nReport: {result.report_path}")
+    return None

@@ -1,0 +1,69 @@
+"""Runs a reference workload in a process of its own and brings its result back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from cli.processes import Child
+from cli.progress import Stage
+from tokenstone.errors import TokenstoneError, UsageError, WorkloadFailed
+
+
+def run_workload(
+    command: Literal["probe", "train", "infer"],
+    arguments: list[str],
+    out: Path,
+    *,
+    stage: Stage,
+    log_dir: Path,
+    alive: Callable[[], None] = lambda: None,
+) -> Any:
+    """Run `workloads.main command`, show its progress, and return the JSON document that it wrote to `out`.
+
+    `alive` is called about once a second while it runs. Raises what the workload says went wrong.
+    """
+    out.unlink(missing_ok=True)
+    given = [command, *arguments, "--out", str(out), "--lifeline", "--launched", repr(time.monotonic())]
+    with Child(command, "workloads.main", given, log_dir) as child:
+        while True:
+            try:
+                message = child.next_message(timeout=1.0)
+            except EOFError:
+                break
+            alive()
+            if message is not None:
+                _show(message, stage, child)
+        code = child.wait(30)
+    if code != 0 or not out.is_file():
+        raise WorkloadFailed(
+            f"{command} ended with code {code}: {child.last_words()}", hint=f"its log is {child.log_path}"
+        )
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def _show(message: dict[str, Any], stage: Stage, child: Child) -> None:
+    match message:
+        case {"event": "phase", "name": str(name)}:
+            stage.note(name)
+        case {"event": "progress", "done": int(done), "total": int(total)}:
+            stage.progress(done, total, _figures(message))
+        case {"event": "error", "what": str(what)}:
+            where, hint = str(message.get("where", "")), str(message.get("hint", ""))
+            kind: type[TokenstoneError] = UsageError if child.wait(30) == UsageError.exit_code else WorkloadFailed
+            raise kind(what, where=where or child.name, hint=hint)
+        case _:
+            pass
+
+
+def _figures(message: dict[str, Any]) -> str:
+    """The figures of a progress message, in words."""
+    texts = [f"{message['done']}/{message['total']}"]
+    if "tokens_per_second" in message:
+        texts.append(f"{message['tokens_per_second']:,.0f} tokens/s")
+    if "loss" in message:
+        texts.append(f"loss {message['loss']:.2f}")
+    return ", ".join(texts)

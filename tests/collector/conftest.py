@@ -1,0 +1,122 @@
+"""What the collector's tests share: clocks, fixture nodes and the C stand-in for NVIDIA's library."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from collector.clock import Clock
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+class FakeTime:
+    """A clock that stands still until a test moves it; wall time runs beside it."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def clock(self) -> Clock:
+        return Clock(monotonic=lambda: self.seconds, unix=lambda: 1_800_000_000.0 + self.seconds)
+
+
+@pytest.fixture
+def fake_time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """Wait until a condition holds; fail after ten seconds."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "the condition did not come true in ten seconds"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def node_folder() -> Callable[[str], Path]:
+    return lambda name: FIXTURES / "nodes" / name
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("TOKENSTONE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compile the stand-in; `old_driver` gives one that lacks the newer symbols."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler on PATH to build the stand-in for libnvidia-ml")
+    built: dict[bool, Path] = {}
+
+    def build(*, old_driver: bool = False) -> Path:
+        if old_driver not in built:
+            library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+            flags = ["-shared", "-fPIC", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1"]
+            flags += ["-DOLD_DRIVER"] if old_driver else []
+            source = FIXTURES / "nvml" / "nvml_stub.c"
+            subprocess.run([compiler, *flags, "-o", str(library), str(source)], check=True)
+            built[old_driver] = library
+        return built[old_driver]
+
+    return build
+
+
+class NvmlStub:
+    """The stand-in as the process's driver, its scenario, and the calls it has received."""
+
+    def __init__(self, folder: Path) -> None:
+        self.scenario_path, self._calls_path = folder / "scenario", folder / "calls"
+
+    def scenario(self, text: str) -> None:
+        self.scenario_path.write_text(text)
+
+    def change(self, **values: object) -> None:
+        """Replace values; `_0_state="lost"` is the key `0.state`."""
+        lines = dict(line.split(" ", 1) for line in self.scenario_path.read_text().splitlines())
+        lines |= {key.lstrip("_").replace("_", ".", 1) if key[0] == "_" else key: str(v) for key, v in values.items()}
+        self.scenario("".join(f"{key} {value}\n" for key, value in lines.items()))
+
+    def take_calls(self) -> list[str]:
+        calls = self._calls_path.read_text().splitlines() if self._calls_path.exists() else []
+        self._calls_path.write_text("")
+        return calls
+
+
+@pytest.fixture
+def nvml_stub(
+    nvml_library: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., NvmlStub]]:
+    """Put the stand-in where pynvml keeps the library it has loaded."""
+
+    def use(scenario: str, *, old_driver: bool = False) -> NvmlStub:
+        stub = NvmlStub(tmp_path)
+        stub.scenario(scenario)
+        monkeypatch.setenv("NVML_STUB_SCENARIO", str(stub.scenario_path))
+        monkeypatch.setenv("NVML_STUB_CALLS", str(tmp_path / "calls"))
+        monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library(old_driver=old_driver))))
+        pynvml._nvmlGetFunctionPointer_cache.clear()
+        return stub
+
+    yield use
+    pynvml._nvmlGetFunctionPointer_cache.clear()

@@ -1,0 +1,144 @@
+"""The process entry: `python -P -m workloads.main {probe|train|infer} ...`, started by the command line.
+
+Progress goes to stdout, one JSON object a line (workloads.progress); the result goes to --out, whole or not at
+all. Ends with 0, 1 (failed) or 2 (asked wrongly), the last two after one {"event": "error"} line.
+"""
+
+# ruff: noqa: E402, PLC0415  the order of imports is that of their cost: torch last, and only for sound requests
+
+from __future__ import annotations
+
+import signal
+import time
+
+STARTED = time.monotonic()  # before anything slow is imported: start-up is part of the bill
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, should it come during the imports
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from tokenstone.errors import InvalidFile, MissingExtra, OperationError, TokenstoneError, UsageError
+from tokenstone.run import InferenceSpec, TrainingSpec, WorkloadSpec
+from workloads import ending
+from workloads.files import require_writable, whole_file
+from workloads.progress import JsonLines
+
+_COMMAND = {"training": "train", "inference": "infer"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, where=self.prog, hint="see --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="workloads", description="Run a probe or a reference workload and write its facts.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("probe", "measure GEMM peak and memory bandwidth"),
+        ("train", "train the reference model"),
+        ("infer", "serve the reference model"),
+    ):
+        command = commands.add_parser(name, help=text)
+        what: Any = command
+        if name == "probe":
+            what = command.add_mutually_exclusive_group(required=True)
+            what.add_argument("--dtype", help="number format, such as fp32")
+        what.add_argument("--spec", type=Path, required=name != "probe", help="workload spec, JSON")
+        command.add_argument("--out", type=Path, required=True, help="where the result is written, JSON")
+        command.add_argument("--threads", type=int, help="CPU threads (default: every core)")
+        command.add_argument("--launched", type=float, help="monotonic clock when the parent started this process")
+        command.add_argument("--lifeline", action="store_true", help="end when stdin, held by the parent, closes")
+        if name != "probe":
+            command.add_argument("--checkpoint", type=Path, help="trained model: train writes it, infer reads it")
+    return parser
+
+
+def _read_spec(path: Path) -> TrainingSpec | InferenceSpec:
+    try:
+        spec: TrainingSpec | InferenceSpec = TypeAdapter(WorkloadSpec).validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidFile(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise InvalidFile(f"not a workload spec: {key} {problem['msg']}", where=str(path)) from None
+    return spec
+
+
+def _run(arguments: argparse.Namespace, progress: JsonLines) -> BaseModel:
+    """Do what was asked. Imports torch, which takes seconds, only once the request is known to be sound."""
+    command: str = arguments.command
+    checkpoint: Path | None = getattr(arguments, "checkpoint", None)
+    started = _started(arguments.launched)
+    spec = None if arguments.spec is None else _read_spec(arguments.spec)
+    if spec is not None and command not in {"probe", _COMMAND[spec.kind]}:
+        raise UsageError(f"a spec of {spec.kind} is for {_COMMAND[spec.kind]!r}, not {command!r}", where="--spec")
+    for path in (arguments.out, checkpoint if command == "train" else None):
+        if path is not None:
+            require_writable(path)
+    progress.phase("import")
+    try:
+        from workloads.device import select_device
+        from workloads.inference.loop import infer
+        from workloads.probes.run import probe
+        from workloads.training.loop import train
+    except ModuleNotFoundError as error:
+        raise MissingExtra("workloads", str(error.name)) from error
+    device = select_device(arguments.threads)
+    if spec is None or command == "probe":
+        return probe(arguments.dtype if spec is None else spec.dtype, device, progress=progress)
+    if isinstance(spec, TrainingSpec):
+        return train(spec, device=device, started=started, checkpoint=checkpoint, progress=progress)
+    return infer(spec, checkpoint, device=device, started=started, progress=progress)
+
+
+def _started(launched: float | None) -> float:
+    if launched is None:
+        return STARTED
+    if not 0.0 <= STARTED - launched < 3600.0:
+        raise UsageError(f"{launched} is not a recent instant of the monotonic clock", where="--launched")
+    return launched
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    progress = JsonLines(sys.stdout)
+    try:
+        arguments = _parser().parse_args(argv)
+        ending.end_on_signals()
+        if arguments.lifeline:
+            ending.end_with_stdin()
+        result = _run(arguments, progress)
+        with whole_file(arguments.out) as temporary:
+            temporary.write_text(result.model_dump_json())
+        progress.event("done")
+    except BrokenPipeError:
+        return 1  # nobody listens any more
+    except TokenstoneError as error:
+        progress.event("error", what=error.what, where=error.where, hint=error.hint)
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        failure = _unexpected(error)
+        progress.event("error", what=failure.what, where=failure.where, hint=failure.hint)
+        return failure.exit_code
+    return 0
+
+
+def _unexpected(error: Exception) -> TokenstoneError:
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return OperationError(
+            f"out of memory: {error}", where="workloads", hint="use a smaller preset or stop other programs"
+        )
+    return OperationError(f"{type(error).__name__}: {error}", where="workloads", hint="the traceback is on stderr")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
