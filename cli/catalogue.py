@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from tokenstone.hardware import Accelerator, Figure
 
 _SCALES = {
-    "peak_flops_per_second": (1e12, "TFLOP/s"),
-    "memory_bytes": (1e9, "GB"),
-    "memory_bytes_per_second": (1e12, "TB/s"),
-    "scale_up_bytes_per_second": (1e9, "GB/s a direction"),
-    "network_bytes_per_second": (1e9, "GB/s a direction"),
-    "power_watts": (1, "W"),
+    "peak_flops_per_second": (1e12, "TFLOP/s", "peak"),
+    "memory_bytes": (1e9, "GB", "memory"),
+    "memory_bytes_per_second": (1e12, "TB/s", "memory bandwidth"),
+    "scale_up_bytes_per_second": (1e9, "GB/s a direction", "scale-up links"),
+    "network_bytes_per_second": (1e9, "GB/s a direction", "network"),
+    "power_watts": (1, "W", "power"),
 }
+"""How each quantity is printed: scale, unit and title."""
 
 
 def hardware_command(
@@ -38,7 +39,7 @@ def hardware_command(
 def _text(figure: Figure | None) -> str:
     if figure is None:
         return "-"
-    scale, _ = _SCALES[figure.quantity]
+    scale, _, _ = _SCALES[figure.quantity]
     return f"{figure.value / scale:,.6g}{'' if figure.verified else ' U'}"
 
 
@@ -68,11 +69,10 @@ def _print_one(accelerator: Accelerator) -> None:
     if accelerator.aliases:
         typer.echo(f"driver's names: {', '.join(accelerator.aliases)}")
     for figure in accelerator.figures:
-        scale, unit = _SCALES[figure.quantity]
+        scale, unit, title = _SCALES[figure.quantity]
         kind = f" {figure.dtype}, {'dense' if figure.dense else 'sparse'}" if figure.dtype else ""
-        title = figure.quantity.removesuffix("_per_second").replace("_", " ") + kind
         remarks = "; ".join(filter(None, ("" if figure.verified else "unverified", figure.note)))
-        typer.echo(f"  {title:<24} {figure.value / scale:>9,.6g} {unit:<17}{f'  ({remarks})' if remarks else ''}")
+        typer.echo(f"  {title + kind:<24} {figure.value / scale:>9,.6g} {unit}{f' ({remarks})' if remarks else ''}")
         typer.echo(f"  {'':<24} {figure.source}, {figure.date}")
     for name, reason in accelerator.absent.items():
         typer.echo(f"  {name.replace('_', ' '):<24} absent: {reason}")

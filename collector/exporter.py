@@ -26,7 +26,7 @@ from collector.config import ListenAddress
 from collector.sources.base import health_readings
 from tokenstone.errors import InvalidValue, PortInUse
 from tokenstone.metric import REGISTRY, Kind
-from tokenstone.sample import Reading, Sample, SeriesKey, labels
+from tokenstone.sample import HOST, Reading, Sample, SeriesKey, labels
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -97,6 +97,10 @@ class Exposition(Collector):
                     self._last_success[sample.source],
                     labels=labels(source=sample.source),
                 )
+            for info in sample.devices:
+                if info.id != HOST:
+                    by = labels(vendor=info.vendor, model=info.model, index=str(info.index))
+                    yield Reading("accel_info", 1.0, info.id, by)
             for absence in sample.absences:
                 by = labels(source=sample.source, metric=absence.metric, reason=absence.reason)
                 yield Reading("tokenstone_metric_absent", 1.0, absence.device, by)

@@ -117,8 +117,8 @@ class Pusher:
                 log.warning("batch left in the spool", batch=name, why=str(error))
                 return False
             self._batches["rejected"] += 1
-            self._spool.reject(name)
             log.warning("batch refused by the service and set aside", batch=name, why=str(error))
+            self._spool.reject(name)
         return True
 
     def _attempt(self, name: str) -> None:
@@ -126,9 +126,9 @@ class Pusher:
         if data is None:
             return
         answer = self._client.push_windows(data)
-        self._spool.remove(name)
         self._batches[answer.status] += 1
         self._answer = (self._monotonic(), answer.window_seconds)
+        self._spool.remove(name)
 
     @staticmethod
     def _log_retry(state: RetryCallState) -> None:

@@ -51,6 +51,8 @@ REGISTRY: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         # Accelerators, whoever made them. "Busy" is what vendors call utilization: a kernel was resident.
+        Metric("accel_info", G, "ratio", R.ACCELERATOR,
+               "Always 1; the labels are what the driver calls the device.", ("vendor", "model", "index")),
         Metric("accel_busy_ratio", G, "ratio", R.ACCELERATOR,
                "Share of time in which at least one kernel was resident. Not a measure of efficiency."),
         Metric("accel_sm_active_ratio", G, "ratio", R.ACCELERATOR,

@@ -59,7 +59,7 @@ class _Spec(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=2**53)]
 
 
 class TrainingSpec(_Spec):

@@ -6,7 +6,7 @@ All models refuse unknown keys and non-finite numbers.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,10 +17,12 @@ SCHEMA_VERSION = 1
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]*$")]
 """Names of clusters, nodes and devices: what host names and UUIDs are made of."""
 Text = Annotated[str, Field(max_length=500)]
-Seconds = Annotated[float, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Amount = Annotated[float, Field(ge=0, le=1e40)]
 UnixSeconds = Annotated[float, Field(ge=0, le=1e11)]
-Tokens = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+"""Whole numbers as far as every reader of JSON holds them exactly."""
+Tokens = Whole
 
 
 class WireModel(BaseModel):
@@ -39,8 +41,8 @@ class Device(WireModel):
     kind: Literal["accelerator", "host"]
     vendor: Text
     model: Text
-    index: Annotated[int, Field(ge=0)] = 0
-    memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    index: Whole = 0
+    memory_bytes: Whole | None = None
 
 
 class Series(WireModel):
@@ -67,14 +69,14 @@ class WindowBatch(WireModel):
     node: Name
     epoch: Name
     """Drawn anew at each start of an agent; sequences count from 0 within it."""
-    sequence: Annotated[int, Field(ge=0)]
+    sequence: Whole
     devices: list[Device] = Field(default_factory=list, max_length=1024)
     absences: list[AbsentMetric] = Field(default_factory=list, max_length=10_000)
     series: list[Series] = Field(max_length=20_000)
     series_index: list[Annotated[int, Field(ge=0)]] = Field(max_length=200_000)
     start_unix_seconds: list[UnixSeconds]
     duration_seconds: list[Seconds]
-    count: list[Annotated[int, Field(ge=1)]]
+    count: list[Annotated[int, Field(ge=1, le=2**53)]]
     mean: list[float | None]
     minimum: list[float | None]
     maximum: list[float | None]
@@ -102,6 +104,17 @@ class IngestAnswer(WireModel):
     """Ranges (first, last) of this epoch that have not arrived."""
     window_seconds: float = 10.0
     """The window length that the service asks for: 1 s while a run is active on the node."""
+
+
+class NodeView(WireModel):
+    """A node as the service knows it: its devices, and what its agent cannot measure there."""
+
+    cluster: str
+    name: str
+    seen_unix_seconds: float
+    """When the last batch arrived."""
+    devices: list[Device]
+    absences: list[AbsentMetric]
 
 
 class WindowRow(WireModel):
@@ -312,6 +325,16 @@ class PriceChoice(WireModel):
     usd_per_device_hour: Amount | None = None
     price_book: Text | None = None
     price_row: Text | None = None
+
+
+Item = TypeVar("Item")
+
+
+class Page(BaseModel, Generic[Item]):
+    """Some of a list, in its order. `next_cursor` asks for what follows; None is the end."""
+
+    items: list[Item]
+    next_cursor: str | None = None
 
 
 class Problem(BaseModel):

@@ -42,7 +42,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     }
     # Opened here, since torch's own opening turns a missing folder into a RuntimeError.
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch covers the system's error, such as a full disk, with its own
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load(path: Path) -> Checkpoint:

@@ -44,8 +44,10 @@ def test_meminfo_keeps_amounts_only():
 
 
 def test_interface_names_may_touch_their_first_counter_and_hold_colons():
-    text = "Inter-| Receive\n face |bytes\n  eth0:4123312244 1 2 3 0 0 0 0 9 8 7 6 0 0 0 0\nvlan:7: 1 0 0 0 0 0 0 0 2 0 0 0 0 0 0 0\n"
-    counters = parse_net_dev(text)
+    head = "Inter-| Receive\n face |bytes\n"
+    counters = parse_net_dev(
+        head + "  eth0:4123312244 1 2 3 0 0 0 0 9 8 7 6 0 0 0 0\nvlan:7: 1 0 0 0 0 0 0 0 2 0 0 0 0 0 0 0\n"
+    )
     assert counters["eth0"][:4] == (4123312244, 1, 2, 3)
     assert counters["vlan:7"][8] == 2
 

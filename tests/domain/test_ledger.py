@@ -11,7 +11,9 @@ from tokenstone.record import Recorder
 from tokenstone.roofline import Roofline
 from tokenstone.wire import DevicePhases, InferenceFacts, Iterations, Phase, RequestTimes, TrainingFacts
 
-ROOF = Roofline("test", "fp32", peak_flops_per_second=100.0, memory_bytes_per_second=50.0, provenance="probe", source="")
+ROOF = Roofline(
+    "test", "fp32", peak_flops_per_second=100.0, memory_bytes_per_second=50.0, provenance="probe", source=""
+)
 
 seconds = st.floats(min_value=0, max_value=1000, allow_nan=False)
 intervals = st.lists(st.builds(lambda a, b, n: Interval(a, a + b, n), seconds, seconds, st.sampled_from(PRIORITY)))

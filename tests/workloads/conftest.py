@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer
+
+from workloads.device import Device, select_device
+from workloads.text import STANDARD_LIBRARY, Corpus, load_corpus, train_tokenizer
+
+
+@pytest.fixture(scope="session")
+def device() -> Device:
+    """One thread: small operations on two, beside other programs, wait more than they work."""
+    return select_device(threads=1)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    return load_corpus(STANDARD_LIBRARY)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus: Corpus) -> Tokenizer:
+    return train_tokenizer(corpus, 512)
