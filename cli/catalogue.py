@@ -11,7 +11,7 @@ from cli.output import JsonFlag, print_json, stdout
 if TYPE_CHECKING:
     from tokenstone.hardware import Accelerator, Figure
 
-_SCALES = {
+SCALES = {
     "peak_flops_per_second": (1e12, "TFLOP/s", "peak"),
     "memory_bytes": (1e9, "GB", "memory"),
     "memory_bytes_per_second": (1e12, "TB/s", "memory bandwidth"),
@@ -39,7 +39,7 @@ def hardware_command(
 def _text(figure: Figure | None) -> str:
     if figure is None:
         return "-"
-    scale, _, _ = _SCALES[figure.quantity]
+    scale, _, _ = SCALES[figure.quantity]
     return f"{figure.value / scale:,.6g}{'' if figure.verified else ' U'}"
 
 
@@ -69,7 +69,7 @@ def _print_one(accelerator: Accelerator) -> None:
     if accelerator.aliases:
         typer.echo(f"driver's names: {', '.join(accelerator.aliases)}")
     for figure in accelerator.figures:
-        scale, unit, title = _SCALES[figure.quantity]
+        scale, unit, title = SCALES[figure.quantity]
         kind = f" {figure.dtype}, {'dense' if figure.dense else 'sparse'}" if figure.dtype else ""
         remarks = "; ".join(filter(None, ("" if figure.verified else "unverified", figure.note)))
         typer.echo(f"  {title + kind:<24} {figure.value / scale:>9,.6g} {unit}{f' ({remarks})' if remarks else ''}")

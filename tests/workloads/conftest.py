@@ -19,5 +19,13 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="session")
+def short_text(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A text file whose tokenizer is trained in no time."""
+    path = tmp_path_factory.mktemp("data") / "short.txt"
+    path.write_text(corpus.text[:200_000], encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def tokenizer(corpus: Corpus) -> Tokenizer:
     return train_tokenizer(corpus, 512)

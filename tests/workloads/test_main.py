@@ -46,7 +46,13 @@ def test_train_then_serve_what_was_trained(tmp_path: Path) -> None:
         "train", "--spec", train, "--out", facts_path, "--checkpoint", model, "--threads", 1, "--launched", launched
     )
     assert (code, errors) == (0, "")
-    assert [e["name"] for e in events if e["event"] == "phase"] == ["import", "startup", "warm_up", "step", "checkpoint"]
+    assert [e["name"] for e in events if e["event"] == "phase"] == [
+        "import",
+        "startup",
+        "warm_up",
+        "step",
+        "checkpoint",
+    ]
     last = [e for e in events if e["event"] == "progress"][-1]
     assert (last["done"], last["total"]) == (12, 12)
     assert last["tokens_per_second"] > 0
@@ -95,9 +101,10 @@ def test_what_is_asked_wrongly_is_one_line(arguments: list[str], code: int, what
 
 
 @pytest.mark.slow
-def test_a_failure_is_one_line_and_no_facts(tmp_path: Path) -> None:
+def test_a_failure_is_one_line_and_no_facts(short_text: str, tmp_path: Path) -> None:
     spec, out = tmp_path / "spec.json", tmp_path / "facts.json"
-    spec.write_text(training_spec("cpu-tiny").model_copy(update={"learning_rate": 1e30}).model_dump_json())
+    changes = {"learning_rate": 1e30, "data": short_text}
+    spec.write_text(training_spec("cpu-tiny").model_copy(update=changes).model_dump_json())
     code, events, errors = run("train", "--spec", spec, "--out", out, "--threads", 1)
     assert (code, errors) == (1, "")
     assert "loss became" in events[-1]["what"]
@@ -106,10 +113,11 @@ def test_a_failure_is_one_line_and_no_facts(tmp_path: Path) -> None:
 
 
 @contextmanager
-def training_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def training_process(folder: Path, data: str) -> Iterator[subprocess.Popen[str]]:
     """A training run that would take minutes, once its first steps are done."""
     spec = folder / "spec.json"
-    spec.write_text(training_spec("cpu-tiny").model_copy(update={"steps": 100_000}).model_dump_json())
+    changes = {"steps": 100_000, "data": data}
+    spec.write_text(training_spec("cpu-tiny").model_copy(update=changes).model_dump_json())
     arguments = ["train", "--spec", spec, "--out", folder / "facts.json", "--checkpoint", folder / "model.pt"]
     process = subprocess.Popen(
         [*ENTRY, *map(str, arguments), "--threads", "1", "--lifeline"],
@@ -129,8 +137,8 @@ def training_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_quietly(number: signal.Signals, tmp_path: Path) -> None:
-    with training_process(tmp_path) as process:
+def test_a_signal_ends_it_quietly(number: signal.Signals, short_text: str, tmp_path: Path) -> None:
+    with training_process(tmp_path, short_text) as process:
         process.send_signal(number)
         assert process.wait(DEADLINE_SECONDS) == 128 + number
         assert process.stderr is not None
@@ -139,8 +147,8 @@ def test_a_signal_ends_it_quietly(number: signal.Signals, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_closing_the_lifeline_ends_it(tmp_path: Path) -> None:
-    with training_process(tmp_path) as process:
+def test_closing_the_lifeline_ends_it(short_text: str, tmp_path: Path) -> None:
+    with training_process(tmp_path, short_text) as process:
         assert process.poll() is None
         assert process.stdin is not None
         process.stdin.close()

@@ -95,18 +95,17 @@ def test_load_counts_every_choice_once_until_it_is_taken() -> None:
     assert built.take_load().sum() == 0
 
 
-def skewed_tokens(seed: int) -> Tensor:
-    """Tokens that all look alike, so that a few experts like them best."""
-    generator = torch.Generator().manual_seed(seed)
-    common = torch.randn(1, CPU_TINY.dim, generator=generator)
-    return common + 0.5 * torch.randn(512, CPU_TINY.dim, generator=generator)
+def skewed_tokens(step: int) -> Tensor:
+    """Tokens that have much in common, so that a few experts like most of them best."""
+    common = torch.randn(1, CPU_TINY.dim, generator=torch.Generator().manual_seed(0))
+    return common + torch.randn(512, CPU_TINY.dim, generator=torch.Generator().manual_seed(step))
 
 
 def violation_after(rate: float, steps: int) -> tuple[float, float]:
     built = router(5)
     seen = []
     for step in range(steps):
-        built(skewed_tokens(step % 4))
+        built(skewed_tokens(step))
         load = built.take_load()
         seen.append(max_violation(load))
         built.update_bias(load, rate)
@@ -114,10 +113,10 @@ def violation_after(rate: float, steps: int) -> tuple[float, float]:
 
 
 def test_balancing_spreads_skewed_tokens_and_without_it_they_stay_skewed() -> None:
-    first, last = violation_after(1e-2, 200)
+    first, last = violation_after(1e-2, 100)
     assert last < first / 3
-    first, last = violation_after(0.0, 9)
-    assert last == pytest.approx(first)
+    first, last = violation_after(0.0, 100)
+    assert last > first / 1.5
 
 
 @pytest.mark.parametrize(("load", "violation"), [([5, 5, 5, 5], 0.0), ([20, 0, 0, 0], 3.0), ([6, 4, 5, 5], 0.2)])

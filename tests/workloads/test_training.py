@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,17 +14,26 @@ from tokenstone.ledger import training_ledger
 from tokenstone.model import LLAMA_3_1_8B
 from tokenstone.run import TrainingSpec
 from tokenstone.wire import TrainingFacts
-from workloads.device import Device
+from workloads.device import Device, select_device
 from workloads.presets import training_spec
 from workloads.training.loop import train
 
 
-def spec(**changes: Any) -> TrainingSpec:
-    return training_spec("cpu-tiny").model_copy(update=changes)
+Spec = Callable[..., TrainingSpec]
 
 
 @pytest.fixture(scope="module")
-def facts(device: Device) -> TrainingFacts:
+def spec(short_text: str) -> Spec:
+    """cpu-tiny on a short text, with changes."""
+
+    def changed(**changes: Any) -> TrainingSpec:
+        return training_spec("cpu-tiny").model_copy(update={"data": short_text, **changes})
+
+    return changed
+
+
+@pytest.fixture(scope="module")
+def facts(spec: Spec, device: Device) -> TrainingFacts:
     return train(spec(steps=40), device=device, started=time.monotonic() - 5.0)
 
 
@@ -33,13 +43,13 @@ def test_the_loss_goes_down_from_that_of_guessing(facts: TrainingFacts) -> None:
     assert facts.loss_last < 5.0
 
 
-def test_same_seed_same_losses_and_another_seed_others(device: Device) -> None:
+def test_same_seed_same_losses_and_another_seed_others(spec: Spec, device: Device) -> None:
     runs = [train(spec(seed=seed, steps=4), device=device) for seed in (1, 1, 2)]
     assert runs[0].loss_last == runs[1].loss_last
     assert runs[0].loss_last != runs[2].loss_last
 
 
-def test_balancing_keeps_the_experts_even(device: Device, facts: TrainingFacts) -> None:
+def test_balancing_keeps_the_experts_even(spec: Spec, device: Device, facts: TrainingFacts) -> None:
     without = train(spec(steps=40, bias_update_rate=0.0), device=device)
     assert facts.max_violation is not None
     assert without.max_violation is not None
@@ -79,7 +89,7 @@ def test_provenance_says_what_was_measured(facts: TrainingFacts) -> None:
     assert facts.provenance["threads"] == "1"
 
 
-def test_a_loss_that_is_no_number_names_the_step(device: Device) -> None:
+def test_a_loss_that_is_no_number_names_the_step(spec: Spec, device: Device) -> None:
     with pytest.raises(WorkloadFailed, match=r"loss became (nan|inf) at step [2-9]") as failure:
         train(spec(learning_rate=1e30), device=device)
     assert "1e+30" in failure.value.hint
@@ -90,7 +100,7 @@ def test_a_loss_that_is_no_number_names_the_step(device: Device) -> None:
     [{"dtype": "bf16"}, {"dtype": "fp9"}, {"model": LLAMA_3_1_8B}, {"data": "/nowhere/text"}],
     ids=["other dtype", "unknown dtype", "other family", "no data"],
 )
-def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], device: Device) -> None:
+def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], spec: Spec, device: Device) -> None:
     with pytest.raises(TokenstoneError) as refusal:
         train(spec(**changes), device=device)
     assert refusal.value.exit_code == 2
@@ -98,7 +108,5 @@ def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], device: Devi
 
 
 def test_threads_are_checked() -> None:
-    from workloads.device import select_device
-
     with pytest.raises(InvalidValue):
         select_device(threads=0)

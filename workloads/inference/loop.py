@@ -116,8 +116,9 @@ def serve(engine: Engine, sequences: list[Sequence], clients: int, progress: Pro
 
 def _load(spec: InferenceSpec, checkpoint: Path | None) -> tuple[MoeModel, Tokenizer, Corpus]:
     if checkpoint is None:
+        untrained = MoeModel(spec.model, seed=spec.seed)
         corpus = load_corpus(STANDARD_LIBRARY)
-        return MoeModel(spec.model, seed=spec.seed), train_tokenizer(corpus, spec.model.vocabulary), corpus
+        return untrained, train_tokenizer(corpus, spec.model.vocabulary), corpus
     loaded = checkpoints.load(checkpoint)
     if loaded.shape != spec.model:
         raise InvalidValue(

@@ -77,10 +77,10 @@ def train(
 
     progress.phase("startup")
     with recorder.phase("startup", began_seconds=0.0):
+        trainer = Trainer(spec, device)
         corpus = load_corpus(spec.data)
         tokenizer = train_tokenizer(corpus, spec.model.vocabulary)
         batches = Batches(encode(corpus, tokenizer), spec.batch_sequences, spec.sequence_length, spec.seed)
-        trainer = Trainer(spec, device)
 
     losses: list[float] = []
     counted_load = torch.zeros_like(trainer.model.take_load())

@@ -1,0 +1,181 @@
+"""The tables. Migrations make them (api/migrations); a test holds the two together.
+
+Windows are plain typed columns, because there are many and they are queried. What is only kept and given back whole
+(specs, facts, evaluations, price books) is the JSON of its own pydantic model.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """What every table shares: names of constraints, so that migrations can name them, and column types."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {int: BigInteger, float: Double, str: Text}  # noqa: RUF012  SQLAlchemy's own form
+
+
+def core_table(entity: type[Base]) -> Table:
+    """The table of an entity, for statements over many rows."""
+    return cast("Table", entity.__table__)
+
+
+class Node(Base):
+    """A node that has sent windows."""
+
+    __tablename__ = "nodes"
+    __table_args__ = (UniqueConstraint("cluster", "name"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    cluster: Mapped[str]
+    name: Mapped[str]
+    seen_unix_seconds: Mapped[float]
+
+
+class NodeDevice(Base):
+    """A device of a node, as its driver named it last."""
+
+    __tablename__ = "devices"
+
+    node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
+    device: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    vendor: Mapped[str]
+    model: Mapped[str]
+    position: Mapped[int]
+    memory_bytes: Mapped[int | None]
+
+
+class NodeAbsence(Base):
+    """A metric that a node cannot give, by its latest batch."""
+
+    __tablename__ = "absences"
+
+    node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
+    metric: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+
+
+class Epoch(Base):
+    """One start of an agent, and which of its batches have arrived: all up to the highest, less the missing."""
+
+    __tablename__ = "epochs"
+
+    node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
+    epoch: Mapped[str] = mapped_column(primary_key=True)
+    highest_sequence: Mapped[int]
+    missing: Mapped[str]
+    """JSON: ranges [first, last], in order."""
+
+
+class SeriesRow(Base):
+    """A time series of a node."""
+
+    __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("node_id", "metric", "device", "labels"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"))
+    metric: Mapped[str]
+    device: Mapped[str]
+    labels: Mapped[str]
+    """JSON with sorted keys."""
+
+
+class Window(Base):
+    """One window of a series. Stored in the order of its key, which is the order of every query."""
+
+    __tablename__ = "windows"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
+    duration_seconds: Mapped[float]
+    count: Mapped[int]
+    mean: Mapped[float | None]
+    minimum: Mapped[float | None]
+    maximum: Mapped[float | None]
+    delta: Mapped[float | None]
+
+
+class Run(Base):
+    """A run and its lease: the client was heard of at `seen_unix_seconds`."""
+
+    __tablename__ = "runs"
+    __table_args__ = (Index(None, "state"), Index(None, "cluster", "spec_id"))
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    run_id: Mapped[str] = mapped_column(unique=True)
+    cluster: Mapped[str]
+    spec_id: Mapped[str]
+    spec: Mapped[str]
+    devices: Mapped[str]
+    state: Mapped[str]
+    reason: Mapped[str]
+    lease_seconds: Mapped[float]
+    seen_unix_seconds: Mapped[float]
+    created_unix_seconds: Mapped[float]
+    started_unix_seconds: Mapped[float | None]
+    ended_unix_seconds: Mapped[float | None]
+
+
+class RunNode(Base):
+    """A node on which a run has devices."""
+
+    __tablename__ = "run_nodes"
+
+    run: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    node: Mapped[str] = mapped_column(primary_key=True)
+
+
+class RunFacts(Base):
+    """What a run did, as the workload told it, once."""
+
+    __tablename__ = "facts"
+
+    run: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    received_unix_seconds: Mapped[float]
+    body: Mapped[str]
+
+
+class EvaluationRow(Base):
+    """An evaluation of a run. Never changed: a run that is scored again gets another one."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    run: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
+    created_unix_seconds: Mapped[float]
+    inputs_hash: Mapped[str]
+    score: Mapped[float | None]
+    usd_per_million_tokens: Mapped[float | None]
+    device_seconds_per_million_tokens: Mapped[float | None]
+    body: Mapped[str]
+
+
+class PriceBookRow(Base):
+    """A version of a price book. Never changed."""
+
+    __tablename__ = "price_books"
+    __table_args__ = (UniqueConstraint("name", "version"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str]
+    version: Mapped[str]
+    created_unix_seconds: Mapped[float]
+    body: Mapped[str]
