@@ -1,4 +1,4 @@
-"""What the agent can be told, by argument or environment (docs list the names; each field says its own).
+"""What the agent can be told, by argument or environment.
 
 Settings that other programs share are TOKENSTONE_API, TOKENSTONE_API_KEY, TOKENSTONE_CLUSTER and
 TOKENSTONE_NODE; the agent's own begin with TOKENSTONE_AGENT_.

@@ -110,7 +110,7 @@ class Spool:
     def _drop_oldest(self, why: str) -> None:
         name = next(iter(self._sizes))
         self._forget(name)
-        (self._folder / name).unlink(missing_ok=True)
+        self._delete(self._folder / name)
         self._count_dropped(name, why)
 
     def _count_dropped(self, name: str, why: str) -> None:
@@ -138,16 +138,26 @@ class Spool:
         """Delete a batch that the service has taken."""
         with self._guard:
             self._forget(name)
-            (self._folder / name).unlink(missing_ok=True)
+            self._delete(self._folder / name)
 
     def reject(self, name: str) -> None:
         """Set a batch aside that the service refuses for good; the latest hundred are kept to be looked at."""
         with self._guard:
             self._forget(name)
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 (self._folder / name).rename(self._rejected_folder / name)
+            except OSError as error:
+                log.warning("batch could not be set aside", batch=name, why=str(error))
             for old in sorted(self._rejected_folder.glob(f"*{_SUFFIX}"))[:-_REJECTED_KEPT]:
-                old.unlink(missing_ok=True)
+                self._delete(old)
+
+    @staticmethod
+    def _delete(path: Path) -> None:
+        # A batch that stays on disk is pushed once more after the next start, and the service knows it already.
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("batch could not be deleted", batch=path.name, why=str(error))
 
     def _forget(self, name: str) -> None:
         self._bytes -= self._sizes.pop(name, 0)

@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]*$")]
 """Names of clusters, nodes and devices: what host names and UUIDs are made of."""
+RunId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$")]
+"""Names of runs: they stand in paths, so they hold no slash."""
 Text = Annotated[str, Field(max_length=500)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Amount = Annotated[float, Field(ge=0, le=1e40)]
@@ -289,7 +291,7 @@ class RunDevice(WireModel):
 class RunCreate(WireModel):
     """Ask for a run; idempotent by `run_id`, which the client draws."""
 
-    run_id: Name
+    run_id: RunId
     cluster: Name = "default"
     spec: WorkloadSpec
     devices: list[RunDevice] = Field(min_length=1, max_length=100_000)

@@ -23,6 +23,8 @@ from api.store.faults import RESTORE, translated
 from api.store.migrate import upgrade
 from tokenstone.errors import InvalidValue, NotWritable, StoreDamaged
 
+__all__ = ["Session", "Store", "open_store"]
+
 BUSY_SECONDS = 10
 QUICK_CHECK_BYTES = 256_000_000
 """Largest SQLite file that is checked whole at start: about a second on a laptop."""

@@ -59,12 +59,17 @@ def test_what_is_not_a_checkpoint_is_refused(damage: str, tokenizer: Tokenizer, 
         checkpoints.load(path)
 
 
+def write_half(path: Path) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), whole_file(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write_half(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -18,7 +18,6 @@ from workloads.device import Device, select_device
 from workloads.presets import training_spec
 from workloads.training.loop import train
 
-
 Spec = Callable[..., TrainingSpec]
 
 
@@ -61,6 +60,25 @@ def test_only_counted_steps_count(facts: TrainingFacts) -> None:
     [device] = facts.devices
     assert [phase.kind for phase in device.phases] == ["startup"] + ["warm_up"] * 2 + ["step"] * 40
     assert sum(phase.steps for phase in device.phases if phase.kind == "step") == 40
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.seen: list[tuple[int, int, set[str]]] = []
+
+    def phase(self, name: str) -> None:
+        self.phases.append(name)
+
+    def progress(self, done: int, total: int, **figures: float) -> None:
+        self.seen.append((done, total, set(figures)))
+
+
+def test_progress_is_that_of_the_counted_steps(spec: Spec, device: Device) -> None:
+    listener = Listener()
+    train(spec(steps=3), device=device, progress=listener)
+    assert listener.phases == ["startup", "warm_up", "step"]
+    assert listener.seen == [(step, 3, {"tokens_per_second", "loss"}) for step in (1, 2, 3)]
 
 
 def test_every_second_is_accounted_for(facts: TrainingFacts) -> None:

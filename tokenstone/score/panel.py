@@ -135,7 +135,7 @@ def _host_cpu(m: ByMetric) -> PanelRow:
             if w.labels.get("mode") in {"idle", "iowait"}:
                 idle[key] += w.delta
     points = [(1 - idle[key] / total[key], length[key]) for key in total if total[key] > 0]
-    count = weighted_mean((w.mean or 0.0, w.duration_seconds) for w in m.get("host_cpu_logical_count", []))
+    count = weighted_mean((w.mean or 0.0, w.duration_seconds) for w in m.get("host_cpu_logical_processors", []))
     capacity = f"{count:.0f} logical processors a node" if count else "processor time"
     return _row("host CPU", points, capacity, "no agent measured the host")
 

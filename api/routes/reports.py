@@ -1,0 +1,67 @@
+"""Reports on one or several runs, as data and as a page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import HTMLResponse
+
+from api.deps import NowDep, StoreDep
+from api.leases import check_leases
+from api.openapi import EVERYWHERE, problems
+from api.pages.render import report_html
+from api.scoring import evaluation_of
+from api.store.engine import Store
+from tokenstone.errors import Conflict, InvalidValue
+from tokenstone.evaluate import Evaluation
+from tokenstone.report import Report, build_report
+from tokenstone.wire import RunView
+
+router = APIRouter(prefix="/v1/reports", tags=["results"], responses=problems(404, 409))
+
+Runs = Annotated[list[str], Query(alias="run", min_length=1, max_length=50, description="Ids of runs of one cluster.")]
+# A page of figures: it loads nothing, runs nothing and is framed by nobody.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@router.get("", summary="Report on runs", responses=EVERYWHERE)
+def report(runs: Runs, store: StoreDep, now: NowDep) -> Report:
+    """The figures of each run and those they have together, by their latest evaluations."""
+    return _report(runs, store, now)
+
+
+@router.get(
+    "/html",
+    summary="Report on runs, as a page",
+    response_class=HTMLResponse,
+    responses=EVERYWHERE | {200: {"description": "A page that needs nothing else", "content": {"text/html": {}}}},
+)
+def report_page(runs: Runs, store: StoreDep, now: NowDep) -> HTMLResponse:
+    """The same report for people: one file without scripts."""
+    return HTMLResponse(report_html(_report(runs, store, now)), headers=_PAGE_HEADERS)
+
+
+def _report(run_ids: list[str], store: Store, now: float) -> Report:
+    check_leases(store, now)
+    with store.reading() as session:
+        evaluated = [evaluation_of(session, run_id) for run_id in dict.fromkeys(run_ids)]
+    _check_together(evaluated)
+    return build_report(evaluated, created_unix_seconds=now)
+
+
+def _check_together(evaluated: list[tuple[RunView, Evaluation]]) -> None:
+    """Raise InvalidValue or Conflict for runs whose figures cannot stand on one bill."""
+    clusters = {run.cluster for run, _ in evaluated}
+    if len(clusters) > 1:
+        raise InvalidValue(f"runs of {len(clusters)} clusters in one report", where="query.run", hint="ask for each")
+    bills = [evaluation.bill for _, evaluation in evaluated if evaluation.bill is not None]
+    if any(bill.price != bills[0].price for bill in bills):
+        raise Conflict(
+            "the runs are scored with different prices",
+            where="query.run",
+            hint="score them with one price: POST /v1/runs/{run_id}/scores",
+        )
