@@ -38,9 +38,8 @@ def command(
         from collector.agent import run_agent  # noqa: PLC0415
         from collector.config import load_settings  # noqa: PLC0415
 
-    from tokenstone.client import Client  # noqa: PLC0415
-
     from cli.processes import end_with_stdin  # noqa: PLC0415
+    from tokenstone.client import Client  # noqa: PLC0415
 
     settings = load_settings(
         listen=listen,

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
-from tokenstone.client import Client
 
 from cli.bench_plan import Plan
 from cli.processes import Child
 from cli.progress import Stages
 from cli.workload import run_workload
 from tokenstone import hardware as catalogue
+from tokenstone.client import Client
 from tokenstone.errors import Conflict, TokenstoneError
 from tokenstone.report import Report, Section
 from tokenstone.run import InferenceSpec, RunState, TrainingSpec
@@ -166,7 +166,7 @@ class _Bench:
         create = RunCreate(
             run_id=run_id, cluster=self._plan.cluster, spec=spec, devices=[self._device], lease_seconds=LEASE_SECONDS
         )
-        with stages.stage(command, spec.preset) as stage, _open_run(self._client, create) as alive:
+        with _open_run(self._client, create) as alive, stages.stage(command, spec.preset) as stage:
             result = run_workload(
                 command, arguments, files / f"{command}-facts.json", stage=stage, log_dir=self._plan.logs, alive=alive
             )

@@ -5,7 +5,6 @@ Commands import what they need when they run, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -14,6 +13,9 @@ import typer
 from cli import agent, bench, calc, catalogue, doctor, probe, serve
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
 
 app = typer.Typer(
     name="tokenstone",
@@ -61,12 +63,8 @@ def main() -> None:
         else:
             hint = f" (see `{context.command_path} --help`)" if context is not None else ""
             code = _complain(f"{error.format_message()}{hint}", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _complain("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is left to say, and nowhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    if code == INTERRUPTED:
+        _complain("interrupted", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

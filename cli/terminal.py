@@ -19,6 +19,8 @@ COLOURS: dict[str, str] = {
     "recovery": "red3", "idle": "white", "queue_idle": "white", "preemption": "orange3", "slo_miss": "red1",
 }  # fmt: skip
 BAR_CELLS = 60
+LEAST_SHARE = 0.0005
+"""Smaller shares would read 0.0 %; the bill lists them all the same."""
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -33,7 +35,7 @@ def print_report(report: Report, console: Console) -> None:
         figures = "  ·  ".join(f"{h.title} [bold]{h.value}[/] {h.unit}".rstrip() for h in section.headlines)
         console.print(f"[bold]{section.kind.capitalize()}[/]  {figures}")
     console.print()
-    console.print(_panel_table(report))
+    console.print(_panel(report))
     console.print()
     for line in _provenance(report):
         console.print(line, style="dim")
@@ -43,7 +45,7 @@ def _headline(report: Report) -> Panel:
     score = "no score" if report.score is None else f"{report.score:.1f}"
     lines = [Text.assemble(("SCORE ", "bold"), (score, "bold green"), (" of 100", "dim"))]
     if report.score is not None:
-        lines.append(Text(f"Of every dollar, {report.score:.0f} cents bought work at the hardware's limit."))
+        lines.append(Text(f"Of every dollar, {report.score:.3g} cents bought work at the hardware's limit."))
     if report.bill is not None:
         lines.append(Text.assemble((_amount(report.bill), "bold"), " per million tokens, trained, read and written"))
     lines.append(Text(report.bottleneck_sentence, style="yellow"))
@@ -66,7 +68,8 @@ def _ledger_bar(seconds: dict[str, float]) -> Group:
         cells = round(reached / total * BAR_CELLS) - filled
         filled += cells
         bar.append("█" * cells, style=COLOURS[name])
-        legend.append(Text.assemble(("■ ", COLOURS[name]), f"{TITLES[name]} {value / total:.1%}"))
+        if value / total >= LEAST_SHARE:
+            legend.append(Text.assemble(("■ ", COLOURS[name]), f"{TITLES[name]} {value / total:.1%}"))
     return Group(bar, Text(" ") + Text("   ").join(legend))
 
 
@@ -96,30 +99,27 @@ def _bill_table(report: Report) -> Table:
     return table
 
 
-def _panel_table(report: Report) -> Table:
-    table = Table(title="Resources", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("")
+def _panel(report: Report) -> Group:
+    """Measured resources as a table; the absent ones with their reasons below it."""
+    table = Table(title="Resources: mean / p95", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
     for section in report.sections:
-        table.add_column(f"{section.kind} mean", justify="right")
-        table.add_column("p95", justify="right")
+        table.add_column(section.kind, justify="right", no_wrap=True)
     table.add_column("of")
-    panels = [section.evaluation.panel for section in report.sections]
-    for rows in zip(*panels, strict=True):
-        cells = [cell for row in rows for cell in (_ratio(row.mean_ratio), _ratio(row.p95_ratio))]
-        table.add_row(rows[0].resource, *cells, _held_against(rows), style="" if _measured(rows) else "dim")
-    return table
+    absent: list[str] = []
+    for rows in zip(*(section.evaluation.panel for section in report.sections), strict=True):
+        measured = [row for row in rows if row.mean_ratio is not None]
+        if measured:
+            table.add_row(rows[0].resource, *(_mean_and_p95(row) for row in rows), measured[0].capacity)
+        else:
+            absent.append(f"{rows[0].resource} ({rows[0].absent_reason})")
+    return Group(table, Text(f"Absent: {'; '.join(absent)}.", style="dim") if absent else Text())
 
 
-def _measured(rows: tuple[PanelRow, ...]) -> bool:
-    return any(row.mean_ratio is not None for row in rows)
-
-
-def _held_against(rows: tuple[PanelRow, ...]) -> str:
-    return next((row.capacity for row in rows if row.mean_ratio is not None), "") or f"absent: {rows[0].absent_reason}"
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
+def _mean_and_p95(row: PanelRow) -> str:
+    if row.mean_ratio is None:
+        return "absent"
+    return f"{row.mean_ratio:.1%}" + ("" if row.p95_ratio is None else f" / {row.p95_ratio:.1%}")
 
 
 def _provenance(report: Report) -> list[str]:

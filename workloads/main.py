@@ -16,6 +16,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback, should it come during the imports
 
 import argparse
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -84,6 +85,9 @@ def _run(arguments: argparse.Namespace, progress: JsonLines) -> BaseModel:
         if path is not None:
             require_writable(path)
     progress.phase("import")
+    # Threads that wait for each other spin for a moment and then sleep. OpenMP's default is to spin for so long that
+    # on a machine with anything else to do (our own agent) two threads are 30 times slower than one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         from workloads.device import select_device
         from workloads.inference.loop import infer

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from api.pages.format import decimals, fixed, money, percent
+from api.pages.format import decimals, fixed, money_decimals, percent
 from api.pages.palette import CATEGORIES, Category
-from tokenstone.cost import Bill
 from tokenstone.ledger import TOLERANCE
 from tokenstone.report import Report, Section
 
@@ -56,6 +55,8 @@ class Legend:
 
     rows: list[LegendRow]
     empty: list[Category]
+    total_share: str
+    """Empty where the ledger does not balance."""
     total_seconds: str
     total_usd: str
 
@@ -96,7 +97,9 @@ def _bar(title: str, seconds: Mapping[str, float]) -> Bar:
 def _segment(category: Category, left: float, ratio: float) -> Segment:
     share = percent(ratio)
     named = f"{category.title} {share}"
-    wide = next((text for text in (named, share) if _fits(text, ratio * _PIXELS_WIDE)), "")
+    wide = next(
+        (text for text in (named, f"{category.short} {share}".strip(), share) if _fits(text, ratio * _PIXELS_WIDE)), ""
+    )
     narrow = share if _fits(share, ratio * _PIXELS_NARROW) else ""
     return Segment(category, left, 100 * ratio, wide, narrow, named)
 
@@ -111,7 +114,8 @@ def legend(report: Report) -> Legend:
     total = math.fsum(seconds.values())
     places = decimals(total)
     usd = {line.category: line.usd for line in report.bill.lines} if report.bill else {}
-    usd_places = _usd_places(report.bill)
+    total_usd = report.bill.usd if report.bill else None
+    usd_places = money_decimals(total_usd or 0.0)
     rows = [
         LegendRow(
             category,
@@ -122,20 +126,17 @@ def legend(report: Report) -> Legend:
         for category in shown(seconds)
     ]
     residual = report.allocated_seconds - total
-    if abs(residual) > TOLERANCE * report.allocated_seconds:
+    is_balanced = abs(residual) <= TOLERANCE * report.allocated_seconds
+    if not is_balanced:
         rows.append(LegendRow(None, "", fixed(residual, places), ""))
     names = {row.category.name for row in rows if row.category}
     return Legend(
         rows=rows,
         empty=[category for name, category in CATEGORIES.items() if name in seconds and name not in names],
+        total_share="100%" if is_balanced else "",
         total_seconds=fixed(report.allocated_seconds, places),
-        total_usd=money(report.bill.usd) if report.bill and report.bill.usd is not None else "",
+        total_usd=_dollars(total_usd, usd_places),
     )
-
-
-def _usd_places(bill: Bill | None) -> int:
-    total = bill.usd if bill else None
-    return 2 if total is None or total >= 0.1 else decimals(total, digits=3, least=2)
 
 
 def _dollars(usd: float | None, places: int) -> str:

@@ -6,16 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from api.pages.bars import shown
 from api.pages.format import count, decimals, fixed, money_decimals
 from api.pages.palette import Category
 from tokenstone.cost import IDLE_CATEGORIES, MILLION, Bill
 from tokenstone.report import Report, Section
+from tokenstone.run import InferenceSpec
 
 NOT_A_LINE = "–"
 """Stands where a category does not exist for that kind of token."""
-_KINDS = {"trained": "Training", "input": "Input", "output": "Output", "all": "All tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class BillTable:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A bill, the run that it is of, and that run's other bills."""
+    """What a column shows: a bill, and the run that it is of (None for all runs together)."""
 
+    kind: Literal["Training", "Input", "Output", "All tokens"]
     bill: Bill
     section: Section | None
 
@@ -61,76 +63,68 @@ def bill_table(report: Report) -> BillTable | None:
     entries = list(_entries(report))
     if not entries:
         return None
-    seconds: dict[str, float] = {}
-    for entry in entries:
-        for line in entry.bill.lines:
-            seconds[line.category] = seconds.get(line.category, 0.0) + max(0.0, line.device_seconds)
-    categories = shown(seconds)
-    titles = Counter(entry.bill.token_kind for entry in entries)
-    columns = [
-        Column(
-            _KINDS[entry.bill.token_kind],
-            entry.section.run.run_id if entry.section and titles[entry.bill.token_kind] > 1 else "",
-            f"{count(entry.bill.tokens)} tokens",
-        )
-        for entry in entries
-    ]
-    lines = [{line.category: line for line in entry.bill.lines} for entry in entries]
-    rows = []
-    for category in categories:
-        cells = []
-        for entry, by_category in zip(entries, lines, strict=True):
-            line = by_category.get(category.name)
-            cells.append(
-                NOT_A_LINE
-                if line is None
-                else _cell(entry.bill, line.device_seconds_per_million_tokens, line.usd_per_million_tokens)
-            )
-        rows.append(BillRow(category.title, category, cells))
+    same_kind = Counter(entry.kind for entry in entries)
     return BillTable(
         unit="device-seconds" if report.price is None else "$",
-        columns=columns,
-        rows=rows,
-        totals=[_of(entry.bill, entry.bill) for entry in entries],
+        columns=[
+            Column(
+                entry.kind,
+                entry.section.run.run_id if entry.section and same_kind[entry.kind] > 1 else "",
+                f"{count(entry.bill.tokens)} tokens",
+            )
+            for entry in entries
+        ],
+        rows=list(_lines(entries)),
+        totals=[_total(entry.bill, entry.bill) for entry in entries],
         others=list(_others(entries)),
     )
 
 
 def _entries(report: Report) -> Iterator[_Entry]:
     """Yield the bills of the runs in order, then the one of all tokens where it says more."""
-    entries = []
+    entries: list[_Entry] = []
     for section in report.sections:
         e = section.evaluation
-        bills = [e.bill] if section.kind == "training" else [e.input_bill, e.output_bill]
-        entries += [_Entry(bill, section) for bill in bills if bill is not None]
+        if section.kind == "training" and e.bill:
+            entries.append(_Entry("Training", e.bill, section))
+        if e.input_bill:
+            entries.append(_Entry("Input", e.input_bill, section))
+        if e.output_bill:
+            entries.append(_Entry("Output", e.output_bill, section))
     yield from entries
-    if len(entries) > 1 and report.bill is not None:
-        yield _Entry(report.bill, None)
+    is_whole = len(report.sections) == 1 and [entry.kind for entry in entries] == ["Training"]
+    if report.bill is not None and not is_whole:
+        yield _Entry("All tokens", report.bill, None)
+
+
+def _lines(entries: list[_Entry]) -> Iterator[BillRow]:
+    """Yield a row for each category that took time in any column."""
+    by_column = [{line.category: line for line in entry.bill.lines} for entry in entries]
+    seconds: dict[str, float] = {}
+    for lines in by_column:
+        for name, line in lines.items():
+            seconds[name] = seconds.get(name, 0.0) + max(0.0, line.device_seconds)
+    for category in shown(seconds):
+        found = [lines.get(category.name) for lines in by_column]
+        cells = [
+            _cell(entry.bill, line.device_seconds_per_million_tokens, line.usd_per_million_tokens)
+            if line
+            else NOT_A_LINE
+            for entry, line in zip(entries, found, strict=True)
+        ]
+        yield BillRow(category.title, category, cells)
 
 
 def _others(entries: list[_Entry]) -> Iterator[BillRow]:
-    """Yield other views of the same cost, each only where it differs or applies."""
-    yield BillRow("Without idle time (usage basis)", None, [_usage(entry.bill) for entry in entries])
-    uncached = [
-        _of(entry.section.evaluation.uncached_input_bill, entry.bill)
-        if entry.section and entry.bill.token_kind == "input" and entry.section.evaluation.tokens.cached_input
-        else ""
-        for entry in entries
-    ]
-    if any(uncached):
-        yield BillRow("By uncached input only", None, uncached)
-    good = [
-        _of(entry.section.evaluation.goodput_bill, entry.bill) or "no token met it"
-        if entry.section and entry.bill.token_kind == "output" and _has_objective(entry.section)
-        else ""
-        for entry in entries
-    ]
-    if any(good):
-        yield BillRow("By output within the objective (goodput)", None, good)
-
-
-def _has_objective(section: Section) -> bool:
-    return section.run.spec.kind == "inference" and section.run.spec.objective is not None
+    """Yield other views of the same cost, each only where it applies."""
+    rows = {
+        "Without idle time (usage basis)": [_usage(entry.bill) for entry in entries],
+        "By uncached input only": [_uncached(entry) for entry in entries],
+        "By output within the objective (goodput)": [_goodput(entry) for entry in entries],
+    }
+    for title, cells in rows.items():
+        if any(cells):
+            yield BillRow(title, None, cells)
 
 
 def _usage(bill: Bill) -> str:
@@ -138,8 +132,25 @@ def _usage(bill: Bill) -> str:
     return _cell(bill, used / bill.tokens * MILLION, bill.usage_usd_per_million_tokens)
 
 
-def _of(bill: Bill | None, column: Bill) -> str:
-    """The total of `bill` with the decimals of the column's."""
+def _uncached(entry: _Entry) -> str:
+    """The input's cost borne by what no cache held; empty where nothing was cached."""
+    if entry.kind != "Input" or entry.section is None or not entry.section.evaluation.tokens.cached_input:
+        return ""
+    return _total(entry.section.evaluation.uncached_input_bill, entry.bill) or "all of it was cached"
+
+
+def _goodput(entry: _Entry) -> str:
+    """The output's cost borne by the tokens of requests that met the objective; empty without one."""
+    if entry.kind != "Output" or entry.section is None:
+        return ""
+    spec = entry.section.run.spec
+    if not isinstance(spec, InferenceSpec) or spec.objective is None:
+        return ""
+    return _total(entry.section.evaluation.goodput_bill, entry.bill) or "none met it"
+
+
+def _total(bill: Bill | None, column: Bill) -> str:
+    """The total of `bill` with the digits of its column; empty without one."""
     if bill is None:
         return ""
     return _cell(column, bill.device_seconds_per_million_tokens, bill.usd_per_million_tokens)

@@ -33,12 +33,12 @@ def decimals(largest: float, *, digits: int = 4, least: int = 0) -> int:
 
 
 def money_decimals(total: float) -> int:
-    """Return the decimals of a column of dollars: those that `money` gives its total.
+    """Return the decimals of a column of dollars with this total: four digits, whole cents at least.
 
-    >>> money_decimals(1.9), money_decimals(0.00751), money(0.00751)
-    (2, 5, '$0.00751')
+    >>> money_decimals(0.00751), money_decimals(1.9), money_decimals(1234.5)
+    (6, 3, 2)
     """
-    return 2 if total >= 0.1 or total <= 0 else decimals(total, digits=3, least=2)
+    return decimals(total, digits=4, least=2)
 
 
 def fixed(value: float, places: int, unit: str = "") -> str:

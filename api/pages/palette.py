@@ -55,6 +55,8 @@ class Category:
     texture: Literal["", "stripes", "dots"]
     meaning: str
     helps: str = ""
+    short: str = ""
+    """Told in a bar where the title does not fit."""
 
     @property
     def title(self) -> str:
@@ -63,7 +65,7 @@ class Category:
 
 
 _ALL = (
-    Category("ideal", IDEAL, "", "what the work takes at the hardware's full speed"),
+    Category("ideal", IDEAL, "", "what the work takes at the hardware's full speed", short="at the limit"),
     Category(
         "compute", COMPUTE, "", "kernels ran; how much of it was ideal is not known",
         "let `tokenstone probe` measure the hardware's limit",

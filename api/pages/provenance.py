@@ -31,6 +31,7 @@ class Source:
     roofline_absent_reason: str
     measured_with: list[tuple[str, str]]
     conventions: list[str]
+    inputs_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def _source(section: Section) -> Source:
         roofline_absent_reason="" if e.roofline else REASONS[limit_codes[0] if limit_codes else "unknown_peak"],
         measured_with=[(_words(key), _value(key, text)) for key, text in e.provenance.items() if key != _SAMPLE],
         conventions=e.conventions,
+        inputs_hash=e.inputs_hash,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from api.pages.bars import ledger_bars, legend
 from api.pages.bill import bill_table
@@ -14,6 +15,8 @@ from api.pages.palette import CATEGORIES, HUES, PAPER_DARK, PAPER_LIGHT
 from api.pages.provenance import codes, price_components, samples, sources
 from api.pages.runs import run_page
 from tokenstone.report import Report
+
+_CODE = re.compile(r"(`[^`]+`|--[a-z][a-z-]+(?: [A-Z]+\b)?)")
 
 
 def report_html(report: Report) -> str:
@@ -30,7 +33,7 @@ def report_html(report: Report) -> str:
         bars=ledger_bars(report),
         legend=legend(report),
         bill=bill_table(report),
-        runs=[run_page(section, report) for section in report.sections],
+        runs=[run_page(section) for section in report.sections],
         codes=codes(report),
         sources=sources(report),
         samples=samples(report),
@@ -66,10 +69,8 @@ def _cost(report: Report) -> tuple[str, str]:
 
 
 def _code(text: str) -> Markup:
-    """Set what stands between backticks as code; everything is escaped."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:
-        return Markup.escape(text)
+    """Set commands (between backticks) and options as code; everything is escaped."""
+    parts = _CODE.split(text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if i % 2 else Markup.escape(part) for i, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part.strip("`")) if i % 2 else escape(part) for i, part in enumerate(parts)
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from api.pages.bars import run_title
 from api.pages.format import count, decimals, duration, fixed, money, percent, utc
 from tokenstone.cost import Bill
 from tokenstone.evaluate import REASONS
 from tokenstone.latency import Percentiles
-from tokenstone.report import Report, Section
+from tokenstone.report import Section
 from tokenstone.run import InferenceSpec, TrainingSpec
 from tokenstone.score.panel import PanelRow
 from tokenstone.wire import RunDevice
@@ -64,12 +63,11 @@ class LatencyRow:
 class RunPage:
     """One run, ready to be shown."""
 
-    title: str
     kind: str
     run_id: str
     state: str
     reason: str
-    is_valid: bool
+    invalid_codes: list[str]
     facts: list[Figure]
     headlines: list[Figure]
     factors: list[Factor]
@@ -80,19 +78,19 @@ class RunPage:
     beside: list[Figure]
 
 
-def run_page(section: Section, report: Report) -> RunPage:
+def run_page(section: Section) -> RunPage:
     """Return what is said of one run."""
     run, e = section.run, section.evaluation
-    why = [REASONS[code] for code in e.validity if code != "valid"]
+    invalid = [code for code in e.validity if code != "valid"]
+    why = [REASONS[code] for code in invalid]
     return RunPage(
-        title=run_title(section),
         kind=section.kind.capitalize(),
         run_id=run.run_id,
         state=run.state.value,
         reason=run.reason,
-        is_valid=not why,
+        invalid_codes=invalid,
         facts=_facts(section),
-        headlines=_headlines(section, why) + [_cost(e.bill, report, why)],
+        headlines=[*_headlines(section, why), _cost(e.bill, why)],
         factors=_factors(e.factors),
         factors_product="" if e.score is None else fixed(e.score / 100, 3),
         why_no_score=why,
@@ -164,13 +162,13 @@ def _headlines(section: Section, why: list[str]) -> list[Figure]:
     ]
 
 
-def _cost(bill: Bill | None, report: Report, why: list[str]) -> Figure:
+def _cost(bill: Bill | None, why: list[str]) -> Figure:
     if bill is None:
         return Figure("Cost", "", absent_reason=why[0] if why else "not measured")
     if bill.usd_per_million_tokens is not None:
-        return Figure("Cost", money(bill.usd_per_million_tokens), "per million tokens")
+        return Figure("Cost", money(bill.usd_per_million_tokens), note="per million tokens")
     amount = bill.device_seconds_per_million_tokens
-    return Figure("Cost", fixed(amount, decimals(amount, digits=3)), "device-seconds per million tokens")
+    return Figure("Cost", fixed(amount, decimals(amount, digits=3)), note="device-seconds per million tokens")
 
 
 def _factors(factors: dict[str, float] | None) -> list[Factor]:
@@ -178,9 +176,7 @@ def _factors(factors: dict[str, float] | None) -> list[Factor]:
         return []
     lowest = min(factors, key=lambda name: factors[name])
     return [
-        Factor(
-            name.replace("_", " "), f"{value:.3f}", _FACTORS.get(name, ""), name == lowest and value < 1
-        )
+        Factor(name.replace("_", " "), f"{value:.3f}", _FACTORS.get(name, ""), name == lowest and value < 1)
         for name, value in factors.items()
     ]
 
@@ -190,12 +186,12 @@ def _latencies(section: Section) -> list[LatencyRow]:
     if waits is None or not isinstance(spec, InferenceSpec):
         return []
     goal = spec.objective
+    first, each = (goal.ttft_seconds, goal.tpot_seconds) if goal else (None, None)
     return [
-        _latency("TTFT", "time to first token", waits.ttft_seconds, "s", 1, goal and goal.ttft_seconds),
-        _latency("TPOT", "time per output token after the first", waits.tpot_seconds, "ms", 1e3,
-                 goal and goal.tpot_seconds),
+        _latency("TTFT", "time to first token", waits.ttft_seconds, "s", 1, first),
+        _latency("TPOT", "time per output token after the first", waits.tpot_seconds, "ms", 1e3, each),
         _latency("E2E", "from arrival to the last token", waits.e2e_seconds, "s", 1, None),
-    ]  # fmt: skip
+    ]
 
 
 def _latency(
@@ -205,7 +201,7 @@ def _latency(
     if found is None:
         return LatencyRow(name, meaning, unit, [], objective, "no request got so far")
     values = [value * scale for value in (found.p50, found.p90, found.p95, found.p99)]
-    places = decimals(max(values), digits=4)
+    places = decimals(max(values), digits=3)
     cells = [count(found.count), *(fixed(value, places) for value in values)]
     return LatencyRow(name, meaning, unit, cells, objective, "")
 
@@ -217,7 +213,9 @@ def _beside(section: Section) -> list[Figure]:
     figures = [
         Figure("Dollar-weighted utilization", "", absent_reason=e.dollar_weighted_reason)
         if weighted is None
-        else Figure("Dollar-weighted utilization", percent(weighted), note="how busy the average dollar of hardware was"),
+        else Figure(
+            "Dollar-weighted utilization", percent(weighted), note="how busy the average dollar of hardware was"
+        ),
         Figure("Energy", "", absent_reason=e.joules_reason)
         if joules is None
         else Figure("Energy", fixed(joules, decimals(joules, digits=3)), "J per token"),

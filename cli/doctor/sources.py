@@ -15,7 +15,7 @@ def read_sources(node: Node) -> Sequence[Sample]:
     from collector.registry import build_sources  # noqa: PLC0415
     from collector.sources.base import take  # noqa: PLC0415
 
-    sources = build_sources(load_settings(root=node.root), None)
+    sources = build_sources(load_settings(root=node.root))
     try:
         return [take(source, Clock()) for source in sources]
     finally:

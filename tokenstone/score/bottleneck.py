@@ -9,6 +9,8 @@ bottleneck is exposed communication, which costs $0.41 of the $1.90.
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from tokenstone.cost import Bill
@@ -77,9 +79,9 @@ def bottleneck(bill: Bill) -> Bottleneck | None:
 def money(usd: float) -> str:
     """Dollars with as many digits as they need: cents above ten cents, three significant figures below.
 
-    >>> money(1234.5), money(0.41), money(0.00123), money(0.0)
-    ('$1,234.50', '$0.41', '$0.00123', '$0.00')
+    >>> money(1234.5), money(0.41), money(0.00123), money(5.63e-5), money(0.0)
+    ('$1,234.50', '$0.41', '$0.00123', '$0.0000563', '$0.00')
     """
-    if usd >= 0.1 or usd == 0:
+    if abs(usd) >= 0.1 or usd == 0:
         return f"${usd:,.2f}"
-    return f"${usd:#.3g}"
+    return f"${usd:.{2 - math.floor(math.log10(abs(usd)))}f}"

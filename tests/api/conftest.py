@@ -1,0 +1,199 @@
+"""What the service's tests share: an application with a clock that tests move, and the shape of a problem."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api import examples
+from api.main import create_app
+from api.settings import load_settings
+
+SERVE = """
+import sys
+import time
+from api.main import serve
+from api.settings import load_settings
+serve(load_settings(port=0, data=sys.argv[1]), on_ready=lambda url: print(url, flush=True))
+print("ended", flush=True)
+"""
+
+
+class Clock:
+    """Wall time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1.7e9 + 1000
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def open_api(data, clock) -> Iterator[Callable[..., TestClient]]:
+    """Start the application on the test's data; again is a restart."""
+    with ExitStack() as stack:
+
+        def start(**settings) -> TestClient:
+            stack.close()
+            app = create_app(load_settings(data=data, **{"lease_check_seconds": 3600, **settings}), clock=clock)
+            return stack.enter_context(TestClient(app, raise_server_exceptions=False))
+
+        yield start
+
+
+@pytest.fixture
+def api(open_api) -> TestClient:
+    return open_api()
+
+
+@pytest.fixture
+def problem():
+    """Check that a response is a problem document of that status and return it."""
+
+    def check(response, status: int) -> dict:
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "application/problem+json"
+        document = response.json()
+        assert document["status"] == status
+        assert document["type"].startswith("urn:tokenstone:problem:")
+        assert document["title"]
+        assert document["detail"]
+        assert "Traceback" not in response.text
+        return document
+
+    return check
+
+
+@pytest.fixture
+def batch():
+    """The example batch, changed."""
+
+    def make(**changes) -> dict:
+        return {**copy.deepcopy(examples.BATCH), **changes}
+
+    return make
+
+
+@pytest.fixture
+def big_batch(batch):
+    """A batch of `count` windows of one series, the first at `start`."""
+
+    def make(count: int, *, start: float = 1.7e9, **changes) -> dict:
+        return batch(
+            series=[{"metric": "accel_busy_ratio", "device": "GPU-0"}],
+            series_index=[0] * count,
+            start_unix_seconds=[start + i for i in range(count)],
+            duration_seconds=[1.0] * count,
+            count=[1] * count,
+            mean=[i / count for i in range(count)],
+            minimum=[0.0] * count,
+            maximum=[1.0] * count,
+            delta=[None] * count,
+            **changes,
+        )
+
+    return make
+
+
+@pytest.fixture
+def packed():
+    """A batch as the agent sends it."""
+    return lambda document: gzip.compress(json.dumps(document).encode())
+
+
+@pytest.fixture
+def start_run():
+    """Create the example run under another name and start it."""
+
+    def start(api, run_id: str = "train-1", **changes) -> dict:
+        created = api.post("/v1/runs", json={**examples.RUN, "run_id": run_id, **changes})
+        assert created.status_code == 201, created.text
+        started = api.post(f"/v1/runs/{run_id}/state", json={"state": "running"})
+        assert started.status_code == 200, started.text
+        return started.json()
+
+    return start
+
+
+@pytest.fixture
+def end_run(start_run):
+    """Run the example run to its end."""
+
+    def end(api, run_id: str = "train-1", facts: dict = examples.FACTS, **changes) -> dict:
+        start_run(api, run_id, **changes)
+        ended = api.put(f"/v1/runs/{run_id}/facts", json=facts)
+        assert ended.status_code == 201, ended.text
+        return ended.json()
+
+    return end
+
+
+@pytest.fixture
+def every_page():
+    """Read a list to its end, a page at a time."""
+
+    def read(api, path: str, limit: int, **params) -> list[dict]:
+        items, cursor = [], {}
+        while True:
+            response = api.get(path, params={**params, "limit": limit, **cursor})
+            assert response.status_code == 200, response.text
+            page = response.json()
+            assert len(page["items"]) <= limit
+            items += page["items"]
+            if page["next_cursor"] is None:
+                return items
+            cursor = {"cursor": page["next_cursor"]}
+
+    return read
+
+
+@pytest.fixture
+def service(data) -> Iterator[Callable[[], tuple[subprocess.Popen, str]]]:
+    """Start the real service in a process of its own: (process, URL)."""
+    processes: list[subprocess.Popen] = []
+
+    def start() -> tuple[subprocess.Popen, str]:
+        process = subprocess.Popen([sys.executable, "-c", SERVE, str(data)], stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:"), "the service did not become ready"
+        return process, url
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def eventually():
+    """Wait until something is so."""
+
+    def wait(condition: Callable[[], bool], seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come about"
+            time.sleep(0.01)
+
+    return wait
