@@ -44,7 +44,8 @@ FACTS: dict[str, Any] = {
         {"kind": "step", "start_seconds": 20, "duration_seconds": 80, "steps": 20,
          "activity_seconds": {"compute": 70, "input_stall": 6, "host_overhead": 4}},
     ]}],
-    "probe": {"device_id": "cpu", "device_name": "a processor", "device_type": "cpu", "dtype": "fp32", "gemm_flops_per_second": 2e9,
+    "probe": {"device_id": "cpu", "device_name": "a processor", "device_type": "cpu", "dtype": "fp32",
+              "gemm_flops_per_second": 2e9,
               "memory_bytes_per_second": 2e10, "repetitions": 10, "gemm_spread_ratio": 0.02,
               "memory_spread_ratio": 0.03},
 }  # fmt: skip

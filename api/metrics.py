@@ -28,7 +28,7 @@ class ServiceMetrics:
         )
         for status in ("accepted", "duplicate"):
             self.batches.labels(status)
-        self.windows = Counter("tokenstone_ingest_windows", "Windows stored.", registry=self._registry)
+        self.windows = Counter("tokenstone_ingest_windows", "Windows taken in.", registry=self._registry)
         self._registry.register(_Stored(store))
 
     def text(self) -> bytes:

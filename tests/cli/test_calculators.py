@@ -14,6 +14,7 @@ H800 = ["--model", "deepseek-v3", "--hardware", "h800-sxm", "--devices", "2048",
 @pytest.fixture
 def tokenstone(capsys, monkeypatch):
     """Call the command line in this process: (exit code, stdout, stderr)."""
+
     def call(*arguments: str):
         monkeypatch.setattr(sys, "argv", ["tokenstone", *arguments])
         with pytest.raises(SystemExit) as exit_:
