@@ -49,7 +49,7 @@ format: $(VENV)/.dev-ready  ## bring the code into shape
 golden: $(VENV)/.dev-ready  ## accept the present output as the golden files, after looking at it
 	TOKENSTONE_UPDATE_GOLDEN=1 $(BIN)/python -m pytest -k golden
 
-docs: $(VENV)/.dev-ready  ## regenerate docs/metrics.md and docs/hardware.md
+docs: $(VENV)/.dev-ready  ## regenerate the pages of docs/ that follow from the code
 	$(BIN)/python docs/generate.py
 
 clean:  ## remove what the other targets made

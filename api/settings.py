@@ -16,7 +16,7 @@ _PREFIX = "TOKENSTONE_"
 class Settings(BaseSettings):
     """Settings of one service. Make it with `load_settings`, which turns what is wrong into one clear error."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, use_attribute_docstrings=True)
 
     host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     """Address to listen on."""

@@ -39,6 +39,6 @@ def command(
         if json:
             typer.echo(f'{{"url": "{url}"}}')
         else:
-            typer.echo(f"Tokenstone is listening on {url} (API description: {url}/docs)", err=True)
+            typer.echo(f"Tokenstone is listening on {url} (API description: {url}/openapi.json)", err=True)
 
     serve(settings, on_ready=ready)

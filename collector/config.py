@@ -1,7 +1,6 @@
 """What the agent can be told, by argument or environment.
 
-Settings that other programs share are TOKENSTONE_API, TOKENSTONE_API_KEY, TOKENSTONE_CLUSTER and
-TOKENSTONE_NODE; the agent's own begin with TOKENSTONE_AGENT_.
+The environment's names are those of the fields, in capitals, after TOKENSTONE_.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tokenstone.errors import InvalidValue
 from tokenstone.window import DEFAULT_SECONDS
 from tokenstone.wire import Name
 
-_PREFIX = "TOKENSTONE_AGENT_"
+_PREFIX = "TOKENSTONE_"
 _HTTP_URL = TypeAdapter(HttpUrl)
 
 
@@ -85,19 +84,17 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 class AgentSettings(BaseSettings):
     """Settings of one agent. Make it with `load_settings`, which turns what is wrong into one clear error."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, use_attribute_docstrings=True)
 
     listen: Annotated[ListenAddress | None, NoDecode, BeforeValidator(parse_listen)] = ListenAddress("", 9478)
     """Address of `/metrics`, or none."""
-    api: Annotated[
-        str | None, BeforeValidator(_none_or), AfterValidator(_http_url), Field(validation_alias="TOKENSTONE_API")
-    ] = None
+    api: Annotated[str | None, BeforeValidator(_none_or), AfterValidator(_http_url)] = None
     """Address of the service that takes the windows, or none."""
-    api_key: Annotated[SecretStr | None, Field(validation_alias="TOKENSTONE_API_KEY")] = None
+    api_key: SecretStr | None = None
     """Key that the service asks for, if it does."""
-    cluster: Annotated[Name, Field(validation_alias="TOKENSTONE_CLUSTER")] = "default"
+    cluster: Name = "default"
     """Name of the cluster that this node belongs to."""
-    node: Annotated[Name, Field(default_factory=socket.gethostname, validation_alias="TOKENSTONE_NODE")]
+    node: Annotated[Name, Field(default_factory=socket.gethostname)]
     """Name of this node; its host name where not given."""
     root: Path = Path("/")
     """The folder that stands for `/`: /proc and /sys are read below it."""
@@ -127,8 +124,7 @@ class AgentSettings(BaseSettings):
 
 def environment_name(field: str) -> str:
     """Return the environment variable that sets `field` of AgentSettings."""
-    alias = AgentSettings.model_fields[field].validation_alias
-    return alias if isinstance(alias, str) else _PREFIX + field.upper()
+    return _PREFIX + field.upper()
 
 
 def load_settings(**given: Any) -> AgentSettings:
@@ -147,5 +143,4 @@ def load_settings(**given: Any) -> AgentSettings:
 
 def _problem(name: str, message: str) -> str:
     text = message.removeprefix("Value error, ")
-    field = next((field for field in AgentSettings.model_fields if name in {field, environment_name(field)}), None)
-    return f"{field} ({environment_name(field)}): {text}" if field else text
+    return f"{name} ({environment_name(name)}): {text}" if name else text

@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md and docs/hardware.md from the registry and the catalogue. `make docs` runs it.
+"""Writes docs/metrics.md, docs/hardware.md and docs/configuration.md from the code. `make docs` runs it.
 
 A test compares the committed pages with what this gives, so that they cannot drift.
 """
@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic_core import PydanticUndefined
+
+from api.settings import Settings
 from cli.catalogue import SCALES
+from collector.config import AgentSettings
 from tokenstone import hardware
 from tokenstone.metric import REGISTRY, Resource
 
@@ -73,7 +77,30 @@ def hardware_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"metrics.md": metrics_page, "hardware.md": hardware_page}
+def configuration_page() -> str:
+    """The settings of agent and service as Markdown."""
+    lines = [
+        "# Configuration",
+        "",
+        "Generated from the settings by `make docs`; do not edit. A flag comes before the environment, the environment before the",
+        "default. `tokenstone bench --help` lists the variables of a bench.",
+    ]
+    for title, settings in (
+        ("The agent: `tokenstone agent`", AgentSettings),
+        ("The service: `tokenstone serve`", Settings),
+    ):
+        lines += ["", f"## {title}", "", "| environment | default | meaning |", "| --- | --- | --- |"]
+        for name, field in settings.model_fields.items():
+            default = "see meaning" if field.default is PydanticUndefined else _default(field.default)
+            lines.append(f"| `TOKENSTONE_{name.upper()}` | {default} | {' '.join((field.description or '').split())} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    return "none" if value is None or value == () else f"`{value}`"
+
+
+PAGES = {"metrics.md": metrics_page, "hardware.md": hardware_page, "configuration.md": configuration_page}
 
 
 def main() -> None:

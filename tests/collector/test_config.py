@@ -8,9 +8,9 @@ from tokenstone.errors import InvalidValue, UnknownName
 
 
 def test_arguments_win_over_the_environment_which_wins_over_defaults(monkeypatch):
-    monkeypatch.setenv("TOKENSTONE_AGENT_LISTEN", "127.0.0.1:9999")
+    monkeypatch.setenv("TOKENSTONE_LISTEN", "127.0.0.1:9999")
     monkeypatch.setenv("TOKENSTONE_API", "http://service:8000/")
-    monkeypatch.setenv("TOKENSTONE_AGENT_SOURCES", "cpu, memory")
+    monkeypatch.setenv("TOKENSTONE_SOURCES", "cpu, memory")
     settings = load_settings(listen="none", node="n1", api=None)
     assert settings.listen is None
     assert settings.api == "http://service:8000"
@@ -37,13 +37,13 @@ def test_listen_addresses(text, address):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"listen": "9478"}, "listen (TOKENSTONE_AGENT_LISTEN): '9478' is not HOST:PORT"),
+        ({"listen": "9478"}, "listen (TOKENSTONE_LISTEN): '9478' is not HOST:PORT"),
         ({"listen": "::1:80"}, "is not HOST:PORT"),
         ({"listen": "h:70000"}, "is not HOST:PORT"),
         ({"api": "service:8000"}, "api (TOKENSTONE_API)"),
         ({"api": "ftp://service"}, "api (TOKENSTONE_API)"),
         ({"node": "a node"}, "node (TOKENSTONE_NODE)"),
-        ({"sample_seconds": 0}, "sample_seconds (TOKENSTONE_AGENT_SAMPLE_SECONDS)"),
+        ({"sample_seconds": 0}, "sample_seconds (TOKENSTONE_SAMPLE_SECONDS)"),
         ({"sample_seconds": float("nan")}, "sample_seconds"),
         ({"window_seconds": "soon"}, "window_seconds"),
         ({"sample_seconds": 20}, "window_seconds (10) is shorter than sample_seconds (20)"),
