@@ -117,7 +117,7 @@ def evaluate(run: RunView, facts: Facts, *, windows: Sequence[WindowRow], price:
     reasons = [*reasons, *(r for r in ledger.reasons if r not in reasons)]
     if not tokens.total:
         reasons.append("no_tokens")
-    score = efficiency([ledger])
+    score = efficiency([ledger]) if tokens.total else None
     panel = [_compute_row(ledger, roofline), *telemetry_rows(inside, scale_up_bytes_per_second(run))]
     weighted, weighted_reason = dollar_weighted_utilization(
         price.components if price else None, {row.resource: row.mean_ratio for row in panel}

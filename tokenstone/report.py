@@ -79,10 +79,10 @@ def build_report(evaluated: Sequence[tuple[RunView, Evaluation]], *, created_uni
         title=" and ".join(dict.fromkeys(e.kind for e in evaluations)).capitalize(),
         cluster=evaluated[0][0].cluster,
         created_unix_seconds=created_unix_seconds,
-        score=efficiency(evaluation.ledger for evaluation in evaluations),
+        score=efficiency(e.ledger for e in evaluations) if all(e.score is not None for e in evaluations) else None,
         bill=bill,
         bottleneck=worst,
-        bottleneck_sentence=_sentence(worst),
+        bottleneck_sentence=_sentence(bill, worst),
         validity=codes,
         validity_notes=[REASONS[code] for code in codes],
         price=price,
@@ -107,7 +107,9 @@ def _bills(evaluation: Evaluation) -> list[Bill]:
     return [bill for bill in bills if bill is not None]
 
 
-def _sentence(worst: Bottleneck | None) -> str:
+def _sentence(bill: Bill | None, worst: Bottleneck | None) -> str:
+    if bill is None:
+        return "No bottleneck: there is no bill to find one in."
     if worst is None:
         return "No bottleneck: the hardware's limit is not known, or all of the time was ideal work."
     return f"{worst.sentence[0].upper()}{worst.sentence[1:]}."

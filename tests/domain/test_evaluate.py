@@ -149,6 +149,15 @@ def test_a_ledger_that_does_not_balance_bears_no_score_and_no_bill():
     assert (evaluation.score, evaluation.bill, evaluation.factors) == (None, None, None)
 
 
+def test_without_tokens_there_is_neither_score_nor_bill():
+    evaluation = evaluate(run_view(TRAINING), training_facts(tokens=0), windows=[], price=rental(1))
+    assert evaluation.validity == ["no_tokens"]
+    assert (evaluation.score, evaluation.bill, evaluation.bottleneck) == (None, None, None)
+    report = build_report([(run_view(TRAINING), evaluation)], created_unix_seconds=0)
+    assert report.score is None
+    assert "no bill" in report.bottleneck_sentence
+
+
 def test_facts_of_another_kind_are_refused():
     with pytest.raises(InvalidValue, match="facts of inference for a run of training"):
         evaluate(run_view(TRAINING), serving_facts(), windows=[], price=None)

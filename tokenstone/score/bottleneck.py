@@ -17,7 +17,7 @@ from tokenstone.cost import Bill
 
 TITLES: dict[str, str] = {
     "ideal": "work at the hardware's limit",
-    "compute": "computation (limit unknown)",
+    "compute": "computation, not split",
     "recompute": "recomputation",
     "kernel_inefficiency": "kernel inefficiency",
     "exposed_communication": "exposed communication",
@@ -63,8 +63,8 @@ def bottleneck(bill: Bill) -> Bottleneck | None:
         amounts = f"{money(worst.usd_per_million_tokens)} of your {money(bill.usd_per_million_tokens)}"
     else:
         amounts = (
-            f"{worst.device_seconds_per_million_tokens:,.3g} of your "
-            f"{bill.device_seconds_per_million_tokens:,.3g} device-seconds"
+            f"{seconds(worst.device_seconds_per_million_tokens)} of your "
+            f"{seconds(bill.device_seconds_per_million_tokens)} device-seconds"
         )
     return Bottleneck(
         category=worst.category,
@@ -74,6 +74,15 @@ def bottleneck(bill: Bill) -> Bottleneck | None:
         share_ratio=worst.share_ratio,
         sentence=f"{title} {verb} {amounts} per million tokens",
     )
+
+
+def seconds(value: float) -> str:
+    """Seconds with three significant figures, and whole ones from a hundred up.
+
+    >>> seconds(4333.3), seconds(41.26), seconds(0.0512)
+    ('4,333', '41.3', '0.0512')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def money(usd: float) -> str:
