@@ -28,6 +28,7 @@ def run_workload(
     """
     out.unlink(missing_ok=True)
     given = [command, *arguments, "--out", str(out), "--lifeline", "--launched", repr(time.monotonic())]
+    figures = ""
     with Child(command, "workloads.main", given, log_dir) as child:
         while True:
             try:
@@ -36,27 +37,33 @@ def run_workload(
                 break
             alive()
             if message is not None:
-                _show(message, stage, child)
+                figures = _show(message, stage, child) or figures
         code = child.wait(30)
     if code != 0 or not out.is_file():
         raise WorkloadFailed(
             f"{command} ended with code {code}: {child.last_words()}", hint=f"its log is {child.log_path}"
         )
+    if figures:
+        stage.finish(figures)
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def _show(message: dict[str, Any], stage: Stage, child: Child) -> None:
+def _show(message: dict[str, Any], stage: Stage, child: Child) -> str:
+    """Show a message; return its figures, if it has any."""
     match message:
         case {"event": "phase", "name": str(name)}:
             stage.note(name)
         case {"event": "progress", "done": int(done), "total": int(total)}:
-            stage.progress(done, total, _figures(message))
+            figures = _figures(message)
+            stage.progress(done, total, figures)
+            return figures
         case {"event": "error", "what": str(what)}:
             where, hint = str(message.get("where", "")), str(message.get("hint", ""))
             kind: type[TokenstoneError] = UsageError if child.wait(30) == UsageError.exit_code else WorkloadFailed
             raise kind(what, where=where or child.name, hint=hint)
         case _:
             pass
+    return ""
 
 
 def _figures(message: dict[str, Any]) -> str:
