@@ -63,14 +63,16 @@ def command(
 
     Starts the service and an agent in the background, runs the reference workload, and prints and writes the report.
     """
-    from cli.bench_plan import make_plan  # noqa: PLC0415
-    from cli.bench_run import run_bench  # noqa: PLC0415
+    from cli.documents import bench_document  # noqa: PLC0415
     from cli.extras import needs  # noqa: PLC0415
+    from cli.session import Session, run_session  # noqa: PLC0415
+    from cli.site import make_site  # noqa: PLC0415
+    from workloads.presets import inference_spec, training_spec  # noqa: PLC0415
 
     with needs("workloads"):
         import tokenizers  # noqa: F401, PLC0415  light, unlike torch, and installed along with it
-    plan = make_plan(
-        preset=preset,
+    training, inference = training_spec(preset), inference_spec(preset)
+    site = make_site(
         data=data,
         report_path=report,
         price_per_device_hour=price_per_device_hour,
@@ -80,11 +82,16 @@ def command(
         cluster=cluster,
         threads=threads,
     )
-    result = run_bench(plan)
+
+    def work(session: Session) -> list[str]:
+        probe = session.probe(training.dtype)
+        return [session.run("train", training, probe), session.run("infer", inference, probe)]
+
+    result = run_session(site, "bench", work)
     if json:
-        return print_json(result.as_json())
+        return print_json(bench_document(result, site.report_path))
     from cli.terminal import print_report  # noqa: PLC0415
 
-    print_report(result.report, stdout())
-    typer.echo(f"\nReport: {result.report_path}")
+    print_report(result, stdout())
+    typer.echo(f"\nReport: {site.report_path}")
     return None

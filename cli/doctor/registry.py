@@ -25,6 +25,9 @@ def run_checks(*, root: Path, data: Path) -> list[Finding]:
         name = check.__module__.rpartition(".")[2]
         try:
             findings += check(node)
+        except ModuleNotFoundError as error:
+            hint = "see the extras above"
+            findings.append(Finding(name, "absent", f"needs {error.name!r}, which is not installed", hint))
         except Exception as error:
             findings.append(Finding(name, "fails", f"the check itself failed: {error}"))
     return findings

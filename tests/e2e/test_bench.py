@@ -134,7 +134,7 @@ def test_two_benches_do_not_measure_each_other(marked, tmp_path):
         read_until(first, "probe: ")
         second = marked.run(*TINY, "--data", str(tmp_path))
         assert second.returncode == 1
-        assert "another bench" in second.stderr
+        assert "another run" in second.stderr
         first.send_signal(signal.SIGTERM)
         first.communicate(timeout=60)
         assert first.returncode == 130

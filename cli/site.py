@@ -1,45 +1,22 @@
-"""What a bench will do, checked before anything is started."""
+"""What a session is told, checked before anything is started."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from cli.files import require_writable
+from cli.session import Site
 from tokenstone import hardware as catalogue
 from tokenstone.cost import PriceBook, builtin_book, load_book, rental
-from tokenstone.errors import InvalidValue, NotWritable, UsageError
-from tokenstone.run import InferenceSpec, TrainingSpec
+from tokenstone.errors import InvalidValue, UsageError
 from tokenstone.wire import Name, PriceChoice
-from workloads.presets import inference_spec, training_spec
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A bench whose every input is known to be sound."""
-
-    training: TrainingSpec
-    inference: InferenceSpec
-    data: Path
-    report_path: Path
-    price: PriceChoice
-    price_book: PriceBook | None
-    """The user's own book, which the service does not know yet."""
-    hardware: str | None
-    cluster: str
-    threads: int | None
-
-    @property
-    def logs(self) -> Path:
-        """Where the parts write their logs."""
-        return self.data / "logs"
-
-
-def make_plan(
+def make_site(
     *,
-    preset: str,
     data: Path,
     report_path: Path | None,
     price_per_device_hour: float | None,
@@ -48,9 +25,8 @@ def make_plan(
     hardware: str | None,
     cluster: str,
     threads: int | None,
-) -> Plan:
-    """Check everything; raises UsageError and its kin, or NotWritable."""
-    training, inference = training_spec(preset), inference_spec(preset)
+) -> Site:
+    """Check everything before anything is started; raises UsageError and its kin, or NotWritable."""
     if hardware is not None:
         catalogue.get(hardware)
     _check_cluster(cluster)
@@ -60,9 +36,9 @@ def make_plan(
     price, book = _price(price_per_device_hour, price_book, price_row)
     data = data.absolute()
     report = (report_path or data / "report.html").absolute()
-    _prepare(data / "logs", data)
-    _prepare(report.parent, report)
-    return Plan(training, inference, data, report, price, book, hardware, cluster, threads)
+    require_writable(data / "logs", data)
+    require_writable(report.parent, report)
+    return Site(data, report, cluster, hardware, threads, price, book)
 
 
 def _check_cluster(name: str) -> None:
@@ -87,16 +63,3 @@ def _price(per_hour: float | None, book_path: Path | None, row: str | None) -> t
         raise UsageError(f"--price-book needs --price-row to say which row of {book.name}", hint=f"it has {keys}")
     book.resolve(row)
     return PriceChoice(price_book=book.name, price_row=row), None if book_path is None else book
-
-
-def _prepare(folder: Path, named: Path) -> None:
-    """Make a folder, and be sure that files can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise NotWritable(
-            f"cannot write there: {error.strerror}", where=str(named), hint="choose another with --data or --report"
-        ) from error

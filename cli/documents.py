@@ -1,0 +1,63 @@
+"""The JSON documents of `bench` and `train`. Their keys are stable: scripts rely on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tokenstone.report import Report, Section
+
+
+def bench_document(report: Report, report_path: Path) -> dict[str, Any]:
+    """The document of `tokenstone bench --json`."""
+    bill = report.bill
+    sections = {section.kind: section for section in report.sections}
+    return {
+        "score": report.score,
+        "usd_per_million_tokens": bill.usd_per_million_tokens if bill else None,
+        "device_seconds_per_million_tokens": bill.device_seconds_per_million_tokens if bill else None,
+        "training": section_document(sections["training"]),
+        "inference": section_document(sections["inference"]),
+        "bottleneck": report.bottleneck.model_dump(mode="json") if report.bottleneck else None,
+        "report_path": str(report_path),
+        "validity": report.validity,
+        "price": report.price.model_dump(mode="json") if report.price else None,
+        "roofline": sections["training"].evaluation.roofline,
+    }
+
+
+def section_document(section: Section) -> dict[str, Any]:
+    """One run of a document."""
+    evaluation = section.evaluation
+    ledger, bill = evaluation.ledger, evaluation.bill
+    document: dict[str, Any] = {
+        "run_id": evaluation.run_id,
+        "spec_id": evaluation.spec_id,
+        "state": section.run.state,
+        "score": evaluation.score,
+        "tokens": evaluation.tokens.total,
+        "ledger_seconds": ledger.seconds,
+        "allocated_seconds": ledger.allocated_seconds,
+        "residual_seconds": ledger.residual_seconds,
+        "tokens_per_second": evaluation.tokens_per_second,
+        "usd_per_million_tokens": bill.usd_per_million_tokens if bill else None,
+        "device_seconds_per_million_tokens": bill.device_seconds_per_million_tokens if bill else None,
+        "validity": evaluation.validity,
+    }
+    if evaluation.kind == "training":
+        document |= {
+            "mfu_ratio": evaluation.mfu_ratio,
+            "loss_first": evaluation.loss_first,
+            "loss_last": evaluation.loss_last,
+            "max_violation": evaluation.max_violation,
+        }
+        return document
+    for name, part in (("input", evaluation.input_bill), ("output", evaluation.output_bill)):
+        document[f"{name}_tokens"] = getattr(evaluation.tokens, name)
+        document[f"usd_per_million_{name}_tokens"] = part.usd_per_million_tokens if part else None
+        document[f"device_seconds_per_million_{name}_tokens"] = part.device_seconds_per_million_tokens if part else None
+    waits = evaluation.latencies
+    for name in ("ttft_seconds", "tpot_seconds", "e2e_seconds"):
+        found = getattr(waits, name) if waits else None
+        document[name] = found.model_dump() if found else None
+    return document | {"goodput_ratio": evaluation.goodput_ratio, "prefill_ratio": ledger.prefill_ratio}

@@ -1,0 +1,158 @@
+"""A session: the service and an agent in the background, and runs of the reference workloads against them.
+
+`bench` and `train` are sessions with different runs. However a session ends, no process is left behind, and a run
+that did not end well is failed, with the reason.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from cli.files import write_whole
+from cli.guards import interrupted_by_signals, only_one
+from cli.processes import Child
+from cli.progress import Stages
+from cli.workload import run_workload
+from tokenstone import hardware as catalogue
+from tokenstone.client import Client
+from tokenstone.cost import PriceBook
+from tokenstone.errors import TokenstoneError
+from tokenstone.report import Report
+from tokenstone.run import InferenceSpec, RunState, TrainingSpec
+from tokenstone.wire import Facts, PriceChoice, Probe, RunChange, RunCreate, RunDevice
+
+LEASE_SECONDS = 20.0
+HEARTBEAT_SECONDS = 5.0
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a session works, and at what price. Every part is known to be sound."""
+
+    data: Path
+    report_path: Path
+    cluster: str
+    hardware: str | None
+    threads: int | None
+    price: PriceChoice
+    price_book: PriceBook | None
+    """The user's own book, which the service does not know yet."""
+
+    @property
+    def logs(self) -> Path:
+        """Where the parts write their logs."""
+        return self.data / "logs"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where training leaves the model that serving takes up."""
+        return self.data / "checkpoint.pt"
+
+
+class Session:
+    """Runs that share a name, a node and a client."""
+
+    def __init__(self, site: Site, stages: Stages, client: Client, node: str, *, name: str) -> None:
+        self._site, self._stages, self._client, self._node = site, stages, client, node
+        self._name = f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+
+    def probe(self, dtype: str) -> Probe:
+        """Measure the device's limits."""
+        with self._stages.stage("probe", "matrix multiplication and memory") as stage:
+            out = self._site.data / "probe.json"
+            arguments = ["--dtype", dtype, *self._threads()]
+            probe = Probe.model_validate(run_workload("probe", arguments, out, stage=stage, log_dir=self._site.logs))
+            peak, memory = probe.gemm_flops_per_second / 1e12, probe.memory_bytes_per_second / 1e9
+            stage.note(f"{peak:,.3g} TFLOP/s {probe.dtype}, {memory:,.1f} GB/s")
+        return probe
+
+    def run(self, command: Literal["train", "infer"], spec: TrainingSpec | InferenceSpec, probe: Probe) -> str:
+        """Run one workload as a run of the service; return the run's id."""
+        site = self._site
+        run_id = f"{self._name}-{command}"
+        spec_path = site.data / f"{command}-spec.json"
+        write_whole(spec_path, spec.model_dump_json())
+        arguments = ["--spec", str(spec_path), "--checkpoint", str(site.checkpoint), *self._threads()]
+        create = RunCreate(
+            run_id=run_id, cluster=site.cluster, spec=spec, devices=[self._device(probe)], lease_seconds=LEASE_SECONDS
+        )
+        with _open_run(self._client, create) as alive, self._stages.stage(command, spec.preset) as stage:
+            out = site.data / f"{command}-facts.json"
+            result = run_workload(command, arguments, out, stage=stage, log_dir=site.logs, alive=alive)
+            facts: Any = TypeAdapter(Facts).validate_python(result | {"probe": probe.model_dump()})
+            self._client.put_facts(run_id, facts)
+        return run_id
+
+    def report(self, run_ids: list[str]) -> Report:
+        """Score the runs at the site's price, write the page, return the report."""
+        with self._stages.stage("report", "scoring") as stage:
+            for run_id in run_ids:
+                self._client.score_run(run_id, self._site.price)
+            report = self._client.report(run_ids)
+            write_whole(self._site.report_path, self._client.report_html(run_ids))
+            stage.note(str(self._site.report_path))
+        return report
+
+    def _device(self, probe: Probe) -> RunDevice:
+        known = self._site.hardware or catalogue.identify(probe.device_name)
+        return RunDevice(id=probe.device_id, node=self._node, model=probe.device_name, hardware=known)
+
+    def _threads(self) -> list[str]:
+        return ["--threads", str(self._site.threads)] if self._site.threads else []
+
+
+def run_session(site: Site, name: str, work: Callable[[Session], list[str]]) -> Report:
+    """Start service and agent, let `work` do its runs, stop the agent (its last windows arrive), and report."""
+    stages = Stages()
+    serve = ["serve", "--json", "--lifeline", "--host", "127.0.0.1", "--port", "0", "--data", str(site.data)]
+    node = socket.gethostname() or "localhost"
+    with (
+        only_one(site.data),
+        interrupted_by_signals(),
+        stages.shown(),
+        stages.stage("service", "starting") as stage,
+        Child("service", "cli", serve, site.logs) as service,
+    ):
+        url = str(service.first_message(START_SECONDS)["url"])
+        stage.finish(url)
+        with Client(url) as client:
+            if site.price_book is not None:
+                client.add_price_book(site.price_book)
+            session = Session(site, stages, client, node, name=name)
+            agent = ["agent", "--lifeline", "--listen", "none", "--api", url, "--node", node]
+            agent += ["--cluster", site.cluster, "--window-seconds", "1", "--spool", str(site.data / "spool")]
+            with Child("agent", "cli", agent, site.logs):
+                run_ids = work(session)
+            return session.report(run_ids)
+
+
+@contextmanager
+def _open_run(client: Client, create: RunCreate) -> Iterator[Callable[[], None]]:
+    """A run that is failed, with the reason, if the block does not end well. Yields the heartbeat."""
+    client.create_run(create)
+    try:
+        client.change_run(create.run_id, RunChange(state=RunState.RUNNING))
+        last = time.monotonic()
+
+        def alive() -> None:
+            nonlocal last
+            if time.monotonic() - last >= HEARTBEAT_SECONDS:
+                last = time.monotonic()
+                client.change_run(create.run_id, RunChange(state=RunState.RUNNING))
+
+        yield alive
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)[:500]
+        with suppress(TokenstoneError):
+            client.change_run(create.run_id, RunChange(state=RunState.FAILED, reason=reason))
+        raise
