@@ -64,6 +64,7 @@ class Session:
 
     def __init__(self, site: Site, stages: Stages, client: Client, node: str, *, name: str) -> None:
         self._site, self._stages, self._client, self._node = site, stages, client, node
+        self._runs = 0
         self._name = f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
 
     def probe(self, dtype: str) -> Probe:
@@ -76,19 +77,30 @@ class Session:
             stage.note(f"{peak:,.3g} TFLOP/s {probe.dtype}, {memory:,.1f} GB/s")
         return probe
 
-    def run(self, command: Literal["train", "infer"], spec: TrainingSpec | InferenceSpec, probe: Probe) -> str:
-        """Run one workload as a run of the service; return the run's id."""
+    def run(
+        self,
+        command: Literal["train", "infer"],
+        spec: TrainingSpec | InferenceSpec,
+        probe: Probe,
+        *,
+        title: str | None = None,
+    ) -> str:
+        """Run one workload as a run of the service, on as many processes as its layout has ranks; return its id.
+
+        `title` is what the stage is called (default: the command).
+        """
         site = self._site
-        run_id = f"{self._name}-{command}"
+        self._runs += 1
+        run_id = f"{self._name}-{self._runs}-{command}"
         spec_path = site.data / f"{command}-spec.json"
         write_whole(spec_path, spec.model_dump_json())
         arguments = ["--spec", str(spec_path), "--checkpoint", str(site.checkpoint), *self._threads()]
-        create = RunCreate(
-            run_id=run_id, cluster=site.cluster, spec=spec, devices=[self._device(probe)], lease_seconds=LEASE_SECONDS
-        )
-        with _open_run(self._client, create) as alive, self._stages.stage(command, spec.preset) as stage:
+        ranks = spec.layout.ranks if isinstance(spec, TrainingSpec) else 1
+        devices = self._devices(probe, ranks)
+        create = RunCreate(run_id=run_id, cluster=site.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS)
+        with _open_run(self._client, create) as alive, self._stages.stage(title or command, spec.preset) as stage:
             out = site.data / f"{command}-facts.json"
-            result = run_workload(command, arguments, out, stage=stage, log_dir=site.logs, alive=alive)
+            result = run_workload(command, arguments, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks)
             facts: Any = TypeAdapter(Facts).validate_python(result | {"probe": probe.model_dump()})
             self._client.put_facts(run_id, facts)
         return run_id
@@ -103,9 +115,11 @@ class Session:
             stage.note(str(self._site.report_path))
         return report
 
-    def _device(self, probe: Probe) -> RunDevice:
+    def _devices(self, probe: Probe, ranks: int) -> list[RunDevice]:
+        """One device a rank. Ranks on a CPU are parts of one host, so they are numbered."""
         known = self._site.hardware or catalogue.identify(probe.device_name)
-        return RunDevice(id=probe.device_id, node=self._node, model=probe.device_name, hardware=known)
+        ids = [probe.device_id] if ranks == 1 else [f"{probe.device_id}:{rank}" for rank in range(ranks)]
+        return [RunDevice(id=name, node=self._node, model=probe.device_name, hardware=known) for name in ids]
 
     def _threads(self) -> list[str]:
         return ["--threads", str(self._site.threads)] if self._site.threads else []

@@ -21,15 +21,21 @@ def run_workload(
     stage: Stage,
     log_dir: Path,
     alive: Callable[[], None] = lambda: None,
+    processes: int = 1,
 ) -> Any:
     """Run `workloads.main command`, show its progress, and return the JSON document that it wrote to `out`.
 
-    `alive` is called about once a second while it runs. Raises what the workload says went wrong.
+    `alive` is called about once a second while it runs; more than one process are started by torchrun. Raises what
+    the workload says went wrong.
     """
     out.unlink(missing_ok=True)
     given = [command, *arguments, "--out", str(out), "--lifeline", "--launched", repr(time.monotonic())]
+    module = "workloads.main"
+    if processes > 1:
+        torchrun = ["--standalone", "--nproc-per-node", str(processes), "--module", "workloads.main"]
+        module, given = "torch.distributed.run", [*torchrun, *given]
     figures = ""
-    with Child(command, "workloads.main", given, log_dir) as child:
+    with Child(command, module, given, log_dir, PYTHONSAFEPATH="1") as child:
         while True:
             try:
                 message = child.next_message(timeout=1.0)

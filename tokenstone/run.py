@@ -62,6 +62,26 @@ class _Spec(BaseModel):
 Positive = Annotated[int, Field(gt=0, le=2**53)]
 
 
+Schedule = Literal["1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV"]
+
+
+class TrainingLayout(_Spec):
+    """How ranks share a training: pipeline stages x replicas of the experts x expert shards."""
+
+    pipeline: Positive = 1
+    replicas: Positive = 1
+    experts: Positive = 1
+    schedule: Schedule = "1F1B"
+    micro_batches: Positive = 1
+    overlap: bool = True
+    """Whether DualPipeV runs the forward of one micro-batch with the backward of another at the same time."""
+
+    @property
+    def ranks(self) -> int:
+        """Devices that the training needs."""
+        return self.pipeline * self.replicas * self.experts
+
+
 class TrainingSpec(_Spec):
     """A piece of training: model, shapes, precision, data, seed."""
 
@@ -76,6 +96,19 @@ class TrainingSpec(_Spec):
     learning_rate: Annotated[float, Field(gt=0)]
     bias_update_rate: Annotated[float, Field(ge=0)]
     """Step of the balancing bias (auxiliary-loss-free balancing, arXiv 2408.15664); 0 switches it off."""
+    balancing: Literal["none", "sequence", "auxiliary", "forced"] = "none"
+    """What balances the experts beside the bias: a loss weighted by `balance_alpha`, or force (for measuring)."""
+    balance_alpha: Annotated[float, Field(ge=0)] = 0.0
+    linear_precision: Literal["dtype", "fp8"] = "dtype"
+    """Precision of the matrix multiplications that DeepSeek-V3 runs in FP8; master weights stay in `dtype`."""
+    dispatch_precision: Literal["dtype", "bf16", "fp8"] = "dtype"
+    combine_precision: Literal["dtype", "bf16"] = "dtype"
+    recompute: Literal["none", "cheap", "blocks"] = "none"
+    prediction_depths: Annotated[int, Field(ge=0, le=8)] = 0
+    """Depths of multi-token prediction; 0 is none."""
+    simulated_latency_seconds: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """A link made slower on purpose: each exchange of tokens takes that much longer."""
+    layout: TrainingLayout = TrainingLayout()
     data: str = "python-stdlib"
     seed: int = 0
 
