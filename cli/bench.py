@@ -3,60 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from cli import options
 from cli.output import JsonFlag, print_json, stdout
 
 
 def command(
-    preset: Annotated[
-        str, typer.Option("--preset", envvar="TOKENSTONE_PRESET", help="Reference workload: cpu-tiny or cpu-small.")
-    ] = "cpu-small",
-    data: Annotated[
-        Path, typer.Option("--data", envvar="TOKENSTONE_DATA", help="Folder for the store, the logs and the report.")
-    ] = Path("tokenstone-data"),
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            envvar="TOKENSTONE_REPORT",
-            help="Where the report is written. [default: report.html in the data folder]",
-        ),
-    ] = None,
-    price_per_device_hour: Annotated[
-        float | None,
-        typer.Option(
-            "--price-per-device-hour",
-            envvar="TOKENSTONE_PRICE_PER_DEVICE_HOUR",
-            help="Dollars; without a price the bill is in device-seconds.",
-        ),
-    ] = None,
-    price_book: Annotated[
-        Path | None,
-        typer.Option(
-            "--price-book", envvar="TOKENSTONE_PRICE_BOOK", help="Price book (TOML). [default: the published points]"
-        ),
-    ] = None,
-    price_row: Annotated[
-        str | None, typer.Option("--price-row", envvar="TOKENSTONE_PRICE_ROW", help="Row of the price book.")
-    ] = None,
-    hardware: Annotated[
-        str | None,
-        typer.Option(
-            "--hardware",
-            envvar="TOKENSTONE_HARDWARE",
-            help="Catalogue name, where the driver's name is not in the catalogue.",
-        ),
-    ] = None,
-    cluster: Annotated[
-        str, typer.Option("--cluster", envvar="TOKENSTONE_CLUSTER", help="Name of this cluster in the report.")
-    ] = "local",
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", envvar="TOKENSTONE_THREADS", min=1, help="CPU threads. [default: every core]"),
-    ] = None,
+    preset: options.Preset = "cpu-small",
+    data: options.Data = Path("tokenstone-data"),
+    report: options.Report = None,
+    price_per_device_hour: options.PricePerDeviceHour = None,
+    price_book: options.PriceBookFile = None,
+    price_row: options.PriceRow = None,
+    hardware: options.Hardware = None,
+    cluster: options.Cluster = "local",
+    threads: options.Threads = None,
     json: JsonFlag = False,
 ) -> None:
     """Probe, train, serve, sample, score: what does a token cost on this machine?

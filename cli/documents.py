@@ -26,6 +26,34 @@ def bench_document(report: Report, report_path: Path) -> dict[str, Any]:
     }
 
 
+def training_document(report: Report, report_path: Path) -> dict[str, Any]:
+    """The document of `tokenstone train --json`."""
+    [section] = report.sections
+    evaluation = section.evaluation
+    roofline, ledger = evaluation.roofline or {}, evaluation.ledger
+    steps = sum(ledger.seconds.get(name, 0.0) for name in _IN_STEPS)
+    flops = None
+    if evaluation.mfu_ratio is not None and roofline:
+        flops = evaluation.mfu_ratio * float(roofline["peak_flops_per_second"] or 0.0) * len(section.run.devices)
+    return section_document(section) | {
+        "model_flops_per_second": flops,
+        "measured_peak_flops_per_second": roofline.get("peak_flops_per_second"),
+        "exposed_communication_ratio": evaluation.exposed_communication_ratio,
+        "bubble_ratio": ledger.seconds.get("pipeline_bubble", 0.0) / steps if steps else 0.0,
+        "bottleneck": report.bottleneck.model_dump(mode="json") if report.bottleneck else None,
+        "price": report.price.model_dump(mode="json") if report.price else None,
+        "roofline": evaluation.roofline,
+        "provenance": evaluation.provenance,
+        "report_path": str(report_path),
+    }
+
+
+_IN_STEPS = (
+    "compute", "ideal", "recompute", "kernel_inefficiency", "exposed_communication", "pipeline_bubble",
+    "load_imbalance", "input_stall", "host_overhead",
+)  # fmt: skip
+
+
 def section_document(section: Section) -> dict[str, Any]:
     """One run of a document."""
     evaluation = section.evaluation

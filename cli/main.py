@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import agent, bench, calc, catalogue, doctor, probe, serve
+from cli import agent, bench, calc, catalogue, doctor, probe, serve, train
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("bench")(bench.command)
+app.command("train")(train.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)
 app.command("probe")(probe.command)

@@ -12,6 +12,9 @@ from cli.output import stderr
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_BARS = 8
+"""Finished stages that stay in sight."""
+
 
 class Stages:
     """Shows what is going on, stage after stage."""
@@ -41,10 +44,17 @@ class Stages:
     @contextmanager
     def stage(self, name: str, note: str = "") -> Iterator[Stage]:
         """Show one stage. A stage that raises stays unfinished."""
+        self._hide_oldest()
         stage = Stage(name, self._console, self._bars)
         stage.note(note)
         yield stage
         stage.finish()
+
+    def _hide_oldest(self) -> None:
+        """Bars that do not fit the terminal would hide the newest: keep the last few of those that are done."""
+        if self._bars is not None:
+            for task in [task for task in self._bars.tasks if task.finished and task.visible][:-_BARS]:
+                self._bars.update(task.id, visible=False)
 
 
 class Stage:

@@ -6,6 +6,7 @@ that did not end well is failed, with the reason.
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -26,6 +27,7 @@ from tokenstone import hardware as catalogue
 from tokenstone.client import Client
 from tokenstone.cost import PriceBook
 from tokenstone.errors import TokenstoneError
+from tokenstone.evaluate import Evaluation
 from tokenstone.report import Report
 from tokenstone.run import InferenceSpec, RunState, TrainingSpec
 from tokenstone.wire import Facts, PriceChoice, Probe, RunChange, RunCreate, RunDevice
@@ -33,6 +35,8 @@ from tokenstone.wire import Facts, PriceChoice, Probe, RunChange, RunCreate, Run
 LEASE_SECONDS = 20.0
 HEARTBEAT_SECONDS = 5.0
 START_SECONDS = 60.0
+
+Conclusion = TypeVar("Conclusion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,11 @@ class Session:
         self._runs = 0
         self._name = f"{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
 
-    def probe(self, dtype: str) -> Probe:
-        """Measure the device's limits."""
+    def probe(self, dtype: str, *, ranks: int = 1) -> Probe:
+        """Measure the limits of one device; on a CPU that `ranks` share, of one rank's part of the cores."""
         with self._stages.stage("probe", "matrix multiplication and memory") as stage:
             out = self._site.data / "probe.json"
-            arguments = ["--dtype", dtype, *self._threads()]
+            arguments = ["--dtype", dtype, *self._threads(ranks)]
             probe = Probe.model_validate(run_workload("probe", arguments, out, stage=stage, log_dir=self._site.logs))
             peak, memory = probe.gemm_flops_per_second / 1e12, probe.memory_bytes_per_second / 1e9
             stage.note(f"{peak:,.3g} TFLOP/s {probe.dtype}, {memory:,.1f} GB/s")
@@ -94,8 +98,8 @@ class Session:
         run_id = f"{self._name}-{self._runs}-{command}"
         spec_path = site.data / f"{command}-spec.json"
         write_whole(spec_path, spec.model_dump_json())
-        arguments = ["--spec", str(spec_path), "--checkpoint", str(site.checkpoint), *self._threads()]
         ranks = spec.layout.ranks if isinstance(spec, TrainingSpec) else 1
+        arguments = ["--spec", str(spec_path), "--checkpoint", str(site.checkpoint), *self._threads(ranks)]
         devices = self._devices(probe, ranks)
         create = RunCreate(run_id=run_id, cluster=site.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS)
         with _open_run(self._client, create) as alive, self._stages.stage(title or command, spec.preset) as stage:
@@ -104,6 +108,11 @@ class Session:
             facts: Any = TypeAdapter(Facts).validate_python(result | {"probe": probe.model_dump()})
             self._client.put_facts(run_id, facts)
         return run_id
+
+    def scores(self, run_ids: list[str]) -> list[Evaluation]:
+        """Score the runs at the site's price; return their evaluations, in order."""
+        with self._stages.stage("scores", "scoring"):
+            return [self._client.score_run(run_id, self._site.price) for run_id in run_ids]
 
     def report(self, run_ids: list[str]) -> Report:
         """Score the runs at the site's price, write the page, return the report."""
@@ -121,12 +130,21 @@ class Session:
         ids = [probe.device_id] if ranks == 1 else [f"{probe.device_id}:{rank}" for rank in range(ranks)]
         return [RunDevice(id=name, node=self._node, model=probe.device_name, hardware=known) for name in ids]
 
-    def _threads(self) -> list[str]:
-        return ["--threads", str(self._site.threads)] if self._site.threads else []
+    def _threads(self, ranks: int) -> list[str]:
+        """Threads of each process: as many as were asked for, else an even share of the cores."""
+        threads = self._site.threads or max(1, len(os.sched_getaffinity(0)) // ranks)
+        return ["--threads", str(threads)]
 
 
 def run_session(site: Site, name: str, work: Callable[[Session], list[str]]) -> Report:
     """Start service and agent, let `work` do its runs, stop the agent (its last windows arrive), and report."""
+    return conclude_session(site, name, work, Session.report)
+
+
+def conclude_session(
+    site: Site, name: str, work: Callable[[Session], list[str]], conclude: Callable[[Session, list[str]], Conclusion]
+) -> Conclusion:
+    """As `run_session`, but what is made of the runs is up to `conclude`: not all runs belong on one report."""
     stages = Stages()
     serve = ["serve", "--json", "--lifeline", "--host", "127.0.0.1", "--port", "0", "--data", str(site.data)]
     node = socket.gethostname() or "localhost"
@@ -147,7 +165,7 @@ def run_session(site: Site, name: str, work: Callable[[Session], list[str]]) -> 
             agent += ["--cluster", site.cluster, "--window-seconds", "1", "--spool", str(site.data / "spool")]
             with Child("agent", "cli", agent, site.logs):
                 run_ids = work(session)
-            return session.report(run_ids)
+            return conclude(session, run_ids)
 
 
 @contextmanager

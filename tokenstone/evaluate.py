@@ -74,6 +74,8 @@ class Evaluation(_Row):
     tokens: Tokens
     tokens_per_second: float
     """Over the whole allocation, start-up included."""
+    step_tokens_per_second: float | None = None
+    """Training: over the counted steps alone."""
     mfu_ratio: float | None = None
     """Training: model FLOPs over the steps alone, against the peak, as papers print it."""
     latencies: Latencies | None = None
@@ -156,6 +158,7 @@ class _Figures(TypedDict):
     tokens: Tokens
     bill: Bill | None
     conventions: list[str]
+    step_tokens_per_second: NotRequired[float | None]
     mfu_ratio: NotRequired[float | None]
     max_violation: NotRequired[float | None]
     loss_first: NotRequired[float | None]
@@ -177,13 +180,14 @@ def _training(spec: TrainingSpec, facts: TrainingFacts, roofline: Roofline | Non
     flops = training_flops(spec.model, spec.sequence_length, AttentionCount.CAUSAL)
     ledger = training_ledger(facts, flops.flops_per_token * facts.tokens, roofline)
     step_seconds = sum(p.duration_seconds for d in facts.devices for p in d.phases if p.kind == "step")
+    per_device = facts.tokens / step_seconds if step_seconds else None
     utilization = None
-    if roofline and step_seconds:
-        per_device = facts.tokens / step_seconds
+    if roofline and per_device is not None:
         utilization = mfu(flops.flops_per_token, per_device, 1, roofline.peak_flops_per_second)
     return {
         "ledger": ledger,
         "tokens": Tokens(trained=facts.tokens),
+        "step_tokens_per_second": None if per_device is None else per_device * len(facts.devices),
         "mfu_ratio": utilization,
         "bill": _bill(ledger, ledger.seconds, facts.tokens, "trained", price),
         "max_violation": facts.max_violation,

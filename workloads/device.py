@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -86,6 +86,15 @@ def select_device(threads: int | None = None) -> Device:
     processor = platform.processor() or platform.machine()
     name = f"{processor} {torch.backends.cpu.get_cpu_capability()}, {available_cores()} cores"
     return Device(torch.device("cpu"), "host", name, count)
+
+
+def select_rank_device(rank: int, ranks: int, threads: int | None = None) -> Device:
+    """Return the device of one of several ranks: its accelerator, or its share of the CPU's cores.
+
+    `processes.device_of` has chosen the accelerator. Ranks on a CPU are numbered, since they are parts of one host.
+    """
+    device = select_device(threads or max(1, available_cores() // ranks))
+    return replace(device, id=f"{device.id}:{rank}") if device.type == "cpu" else device
 
 
 def _accelerator(device: torch.device) -> Device:

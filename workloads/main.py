@@ -28,7 +28,7 @@ from tokenstone.errors import InvalidFile, MissingExtra, OperationError, Tokenst
 from tokenstone.run import InferenceSpec, TrainingSpec, WorkloadSpec
 from workloads import ending
 from workloads.files import require_writable, whole_file
-from workloads.progress import JsonLines
+from workloads.progress import JsonLines, Silent
 
 _COMMAND = {"training": "train", "inference": "infer"}
 
@@ -73,8 +73,11 @@ def _read_spec(path: Path) -> TrainingSpec | InferenceSpec:
     return spec
 
 
-def _run(arguments: argparse.Namespace, progress: JsonLines) -> BaseModel:
-    """Do what was asked. Imports torch, which takes seconds, only once the request is known to be sound."""
+def _run(arguments: argparse.Namespace, progress: JsonLines) -> BaseModel | None:
+    """Do what was asked; None on a rank whose facts another one writes.
+
+    Imports torch, which takes seconds, only once the request is known to be sound.
+    """
     command: str = arguments.command
     checkpoint: Path | None = getattr(arguments, "checkpoint", None)
     started = _started(arguments.launched)
@@ -89,18 +92,27 @@ def _run(arguments: argparse.Namespace, progress: JsonLines) -> BaseModel:
     # on a machine with anything else to do (our own agent) two threads are 30 times slower than one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        from workloads.device import select_device
+        from workloads.device import select_device, select_rank_device
         from workloads.inference.loop import infer
         from workloads.probes.run import probe
         from workloads.training.loop import train
+        from workloads.training.parallel.processes import device_of, joined, place_from_environment
     except ModuleNotFoundError as error:
         raise MissingExtra("workloads", str(error.name)) from error
-    device = select_device(arguments.threads)
     if spec is None or command == "probe":
+        device = select_device(arguments.threads)
         return probe(arguments.dtype if spec is None else spec.dtype, device, progress=progress)
-    if isinstance(spec, TrainingSpec):
+    if isinstance(spec, InferenceSpec):
+        device = select_device(arguments.threads)
+        return infer(spec, checkpoint, device=device, started=started, progress=progress)
+    place = place_from_environment()
+    if place.size == 1:
+        device = select_device(arguments.threads)
         return train(spec, device=device, started=started, checkpoint=checkpoint, progress=progress)
-    return infer(spec, checkpoint, device=device, started=started, progress=progress)
+    with joined(place, device_of(place)):
+        device = select_rank_device(place.rank, place.size, arguments.threads)
+        listener = progress if place.rank == 0 else Silent()
+        return train(spec, device=device, started=started, checkpoint=checkpoint, progress=listener)
 
 
 def _started(launched: float | None) -> float:
@@ -120,9 +132,10 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.lifeline:
             ending.end_with_stdin()
         result = _run(arguments, progress)
-        with whole_file(arguments.out) as temporary:
-            temporary.write_text(result.model_dump_json())
-        progress.event("done")
+        if result is not None:
+            with whole_file(arguments.out) as temporary:
+                temporary.write_text(result.model_dump_json())
+            progress.event("done")
     except BrokenPipeError:
         return 1  # nobody listens any more
     except TokenstoneError as error:

@@ -7,11 +7,10 @@ import platform
 import torch
 
 from workloads.device import Device
-from workloads.moe.model import MoeModel
 from workloads.text import Corpus
 
 
-def provenance(device: Device, model: MoeModel, corpus: Corpus, dtype: str) -> dict[str, str]:
+def provenance(device: Device, parameters: int, corpus: Corpus, dtype: str) -> dict[str, str]:
     """Return it as short texts."""
     facts = {
         "torch": str(torch.__version__),
@@ -19,7 +18,7 @@ def provenance(device: Device, model: MoeModel, corpus: Corpus, dtype: str) -> d
         "device": device.name,
         "device_type": device.type,
         "dtype": dtype,
-        "parameters": str(model.parameter_count()),
+        "parameters": str(parameters),
         "data": corpus.name[-400:],
         "data_sha256": corpus.sha256,
         "peak_memory_bytes": str(device.peak_memory_bytes()),

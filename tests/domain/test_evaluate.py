@@ -34,6 +34,7 @@ SERVING = InferenceSpec(
 )  # fmt: skip
 FLOPS = training_flops(CPU_TINY, 64, AttentionCount.CAUSAL).flops_per_token
 TOKENS = 2560
+STEPS_OF_13_SECONDS = [Phase(kind="step", start_seconds=6, duration_seconds=13, activity_seconds={"compute": 13})]
 
 
 def probe(peak: float = 2 * FLOPS * TOKENS / 10, **changes) -> Probe:
@@ -106,6 +107,17 @@ def test_score_is_ideal_over_allocated():
     assert evaluation.bill.usd == pytest.approx(20 * 0.001)
     assert evaluation.bottleneck.category == "kernel_inefficiency"
     assert evaluation.exposed_communication_ratio == pytest.approx(0.1)
+
+
+def test_the_rate_of_the_steps_leaves_start_up_out_and_counts_wall_time_once():
+    evaluation = evaluate(run_view(TRAINING), training_facts(), windows=[], price=None)
+    assert evaluation.step_tokens_per_second == pytest.approx(TOKENS / 15)
+    assert evaluation.tokens_per_second == pytest.approx(TOKENS / 20)
+    two = training_facts(devices=[*training_facts().devices, DevicePhases(device="d1", phases=STEPS_OF_13_SECONDS)])
+    evaluation = evaluate(run_view(TRAINING, devices=2), two, windows=[], price=None)
+    assert evaluation.step_tokens_per_second == pytest.approx(TOKENS / 14)  # mean of the devices, 15 s and 13 s
+    nothing = training_facts(devices=[DevicePhases(device="d0", phases=[])])
+    assert evaluate(run_view(TRAINING), nothing, windows=[], price=None).step_tokens_per_second is None
 
 
 def test_the_bottleneck_is_said_in_dollars():

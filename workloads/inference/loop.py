@@ -72,7 +72,7 @@ def infer(
     log = serve(engine, sequences, spec.max_batch, progress)
     allocated_seconds = recorder.elapsed_seconds()
 
-    facts = provenance(device, model, corpus, spec.dtype)
+    facts = provenance(device, model.parameter_count(), corpus, spec.dtype)
     facts["checkpoint"] = "trained" if checkpoint is not None else "untrained"
     facts["sample"] = _sample(sequences[0], tokenizer)
     order = range(len(sequences))

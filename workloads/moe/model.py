@@ -33,6 +33,15 @@ class Block(nn.Module):
         return y_BTD
 
 
+@torch.no_grad()
+def initialise(module: nn.Module, deviation: float, seed: int) -> None:
+    """Draw every matrix anew; the norms' gains stay 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, deviation, generator=generator)
+
+
 class MoeModel(nn.Module):
     """A decoder: token ids in, logits of the next token out."""
 
@@ -43,20 +52,17 @@ class MoeModel(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.RMSNorm(config.dim, config.norm_epsilon)
         self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
-        self._initialise(seed)
-
-    @torch.no_grad()
-    def _initialise(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            if parameter.ndim > 1:  # the norms' gains stay 1
-                parameter.normal_(0.0, self.config.initial_deviation, generator=generator)
+        initialise(self, config.initial_deviation, seed)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Logits at every position, logits_BTW."""
-        positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
-        logits_BTW: Tensor = self.head(self._hidden(ids_BT, positions_BT, None))
+        logits_BTW: Tensor = self.head(self.hidden(ids_BT))
         return logits_BTW
+
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        """What the output head reads at every position, hidden_BTD."""
+        positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT)
+        return self._hidden(ids_BT, positions_BT, None)
 
     def next_logits(self, ids_BT: Tensor, cache: Cache) -> Tensor:
         """Logits after the last of the new tokens, logits_BW; `cache` holds what came before and keeps the new."""

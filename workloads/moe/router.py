@@ -9,6 +9,8 @@ Shape suffixes: L tokens of all sequences, D model, E experts, G groups, K exper
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workloads.moe.config import MoeConfig
+
+Choose = Callable[[Tensor], Tensor]
+"""choice_LE -> experts_LK: takes the place of the router's own choice."""
+
+Weigh = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(affinity_LE, experts_LK, weights_LK) -> weights_LK, for a method that balances through the gradient."""
+
+recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
+"""Set while a forward pass is repeated for its gradients: its tokens have been counted before."""
 
 
 class Routing(NamedTuple):
@@ -28,7 +39,7 @@ class Routing(NamedTuple):
 
 
 class Router(nn.Module):
-    """x_LD -> Routing. Counts the load in `load_E` until `take_load`."""
+    """x_LD -> Routing. Counts the load in `load_E` until `take_load`. balance.py sets `choose` and `weigh`."""
 
     bias_E: Tensor
     load_E: Tensor
@@ -40,15 +51,21 @@ class Router(nn.Module):
         self.register_buffer("bias_E", torch.zeros(config.experts.routed, dtype=torch.float32))
         load = torch.zeros(config.experts.routed, dtype=torch.int64)
         self.register_buffer("load_E", load, persistent=False)
+        self.choose: Choose | None = None
+        self.weigh: Weigh | None = None
 
     def forward(self, x_LD: Tensor) -> Routing:
         """Choose `active` experts per token and weigh them; in fp32, since near ties decide."""
         affinity_LE = F.linear(x_LD.float(), self.weight_ED.float()).sigmoid()
-        experts_LK = self._choose(affinity_LE.detach() + self.bias_E)
+        choose = self.choose or self._choose
+        experts_LK = choose(affinity_LE.detach() + self.bias_E)
         chosen_LK = affinity_LE.gather(1, experts_LK)
         weights_LK = chosen_LK / chosen_LK.sum(dim=-1, keepdim=True) * self.shape.route_scale
+        if self.weigh is not None:
+            weights_LK = self.weigh(affinity_LE, experts_LK, weights_LK)
         load_E = torch.bincount(experts_LK.flatten(), minlength=self.shape.routed)
-        self.load_E += load_E
+        if not recomputing.get():
+            self.load_E += load_E
         return Routing(weights_LK, experts_LK, load_E)
 
     def _choose(self, choice_LE: Tensor) -> Tensor:

@@ -1,0 +1,154 @@
+"""`tokenstone train`: the reference training workload, with each technique switchable."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.output import JsonFlag, print_json, print_pairs, stdout
+
+
+class Schedule(StrEnum):
+    """Pipeline schedules (tokenstone.run.Schedule, without importing it for --help)."""
+
+    ONE_F_ONE_B = "1F1B"
+    INTERLEAVED = "Interleaved1F1B"
+    ZBV = "ZBVZeroBubble"
+    DUALPIPE_V = "DualPipeV"
+
+
+class Balancing(StrEnum):
+    """What balances the experts beside the bias."""
+
+    NONE = "none"
+    SEQUENCE = "sequence"
+    AUXILIARY = "auxiliary"
+    FORCED = "forced"
+
+
+class Recompute(StrEnum):
+    """How much of the forward pass is computed again."""
+
+    NONE = "none"
+    CHEAP = "cheap"
+    BLOCKS = "blocks"
+
+
+class Linear(StrEnum):
+    """Precision of the large matrix multiplications."""
+
+    DTYPE = "dtype"
+    FP8 = "fp8"
+
+
+class Dispatch(StrEnum):
+    """Precision of tokens on the way to their experts."""
+
+    DTYPE = "dtype"
+    BF16 = "bf16"
+    FP8 = "fp8"
+
+
+class Combine(StrEnum):
+    """Precision of the experts' outputs on the way back."""
+
+    DTYPE = "dtype"
+    BF16 = "bf16"
+
+
+def command(
+    preset: options.Preset = "cpu-small",
+    nproc: Annotated[int, typer.Option("--nproc", min=1, max=1024, help="Processes on this node, one a device.")] = 1,
+    pipeline: Annotated[int, typer.Option("--pipeline", min=1, help="Pipeline ranks.")] = 1,
+    experts: Annotated[
+        int | None, typer.Option("--experts", min=1, help="Ranks that share the experts. [default: all that are left]")
+    ] = None,
+    schedule: Annotated[
+        Schedule, typer.Option("--schedule", help="Order of work in the pipeline.")
+    ] = Schedule.ONE_F_ONE_B,
+    micro_batches: Annotated[
+        int | None,
+        typer.Option("--micro-batches", min=1, help="Parts of a rank's batch. [default: twice the pipeline]"),
+    ] = None,
+    overlap: Annotated[bool, typer.Option("--overlap/--no-overlap", help="DualPipeV: forward beside backward.")] = True,
+    linear: Annotated[Linear, typer.Option("--linear", help="Precision of large matrix products.")] = Linear.DTYPE,
+    dispatch: Annotated[
+        Dispatch, typer.Option("--dispatch", help="Precision of tokens on their way out.")
+    ] = Dispatch.DTYPE,
+    combine: Annotated[
+        Combine, typer.Option("--combine", help="Precision of tokens on their way back.")
+    ] = Combine.DTYPE,
+    recompute: Annotated[Recompute, typer.Option("--recompute", help="Activations computed again.")] = Recompute.NONE,
+    balancing: Annotated[Balancing, typer.Option("--balancing", help="Balancing beside the bias.")] = Balancing.NONE,
+    balance_alpha: Annotated[float, typer.Option("--balance-alpha", min=0, help="Weight of a balancing loss.")] = 0.0,
+    bias_update_rate: Annotated[
+        float | None, typer.Option("--bias-update-rate", min=0, help="Step of the balancing bias; 0 is off.")
+    ] = None,
+    prediction_depths: Annotated[
+        int, typer.Option("--prediction-depths", min=0, max=8, help="Depths of multi-token prediction.")
+    ] = 0,
+    latency: Annotated[
+        float,
+        typer.Option(
+            "--simulated-latency", min=0, max=10, help="Seconds added to each exchange: a slow link, simulated."
+        ),
+    ] = 0.0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Counted steps. [default: the preset's]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="[default: the preset's]")] = None,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="Text to train on. [default: Python's own sources]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take, and start nothing.")] = False,
+    data: options.Data = Path("tokenstone-data"),
+    report: options.Report = None,
+    price_per_device_hour: options.PricePerDeviceHour = None,
+    price_book: options.PriceBookFile = None,
+    price_row: options.PriceRow = None,
+    hardware: options.Hardware = None,
+    cluster: options.Cluster = "local",
+    threads: options.Threads = None,
+    json: JsonFlag = False,
+) -> None:
+    """Train the reference mixture-of-experts model on this node and account for every device-second.
+
+    Starts the service and an agent in the background; torchrun starts the processes.
+    """
+    from cli.documents import training_document  # noqa: PLC0415
+    from cli.extras import needs  # noqa: PLC0415
+    from cli.session import Session, run_session  # noqa: PLC0415
+    from cli.site import make_site  # noqa: PLC0415
+    from cli.train_plan import check_memory, demands, make_spec  # noqa: PLC0415
+
+    spec = make_spec(
+        preset=preset, nproc=nproc, pipeline=pipeline, experts=experts, schedule=schedule.value,
+        micro_batches=micro_batches, overlap=overlap, linear_precision=linear.value, dispatch_precision=dispatch.value,
+        combine_precision=combine.value, recompute=recompute.value, balancing=balancing.value,
+        balance_alpha=balance_alpha, bias_update_rate=bias_update_rate, prediction_depths=prediction_depths,
+        simulated_latency_seconds=latency, steps=steps, seed=seed, text=text,
+    )  # fmt: skip
+    needed = demands(spec)
+    check_memory(needed, hardware)
+    if dry_run:
+        return print_json(needed.as_json()) if json else print_pairs(needed.as_text())
+    with needs("workloads"):
+        import tokenizers  # noqa: F401, PLC0415  light, unlike torch, and installed along with it
+    site = make_site(
+        data=data, report_path=report, price_per_device_hour=price_per_device_hour, price_book=price_book,
+        price_row=price_row, hardware=hardware, cluster=cluster, threads=threads,
+    )  # fmt: skip
+
+    def work(session: Session) -> list[str]:
+        return [session.run("train", spec, session.probe(spec.dtype, ranks=nproc))]
+
+    result = run_session(site, "train", work)
+    if json:
+        return print_json(training_document(result, site.report_path))
+    from cli.terminal import print_report  # noqa: PLC0415
+
+    print_report(result, stdout())
+    typer.echo(f"\nReport: {site.report_path}")
+    return None

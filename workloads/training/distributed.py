@@ -1,0 +1,145 @@
+"""Training on one of several ranks: its stages, its experts, its part of the batch. Called inside `joined`."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenstone.errors import InvalidValue
+from tokenstone.run import TrainingSpec
+from tokenstone.wire import DevicePhases
+from workloads.device import Device
+from workloads.moe.model import MoeModel
+from workloads.recorder import TorchRecorder
+from workloads.training.coded_exchange import make_exchange
+from workloads.training.options import apply_options
+from workloads.training.parallel.communication import CommunicationLog, record
+from workloads.training.parallel.data_parallel import all_reduce, clip_gradients, routers, take_load
+from workloads.training.parallel.layout import Groups, Layout, make_groups
+from workloads.training.parallel.pipeline import Pipeline, PipelinePlan
+from workloads.training.parallel.processes import DEADLINE_SECONDS
+from workloads.training.update import LARGEST_GRADIENT_NORM, make_optimizer, set_learning_rate, update_biases
+
+_SHARDED = ("routed.gate_up_EDF", "routed.down_EFD")
+"""Ends of the names of parameters of which each expert rank holds a part."""
+
+
+class RankTrainer:
+    """This rank's part of the model, optimizer and balancing. Every rank calls every method, in the same order."""
+
+    def __init__(self, spec: TrainingSpec, device: Device, recorder: TorchRecorder) -> None:
+        layout = Layout(spec.layout.pipeline, spec.layout.replicas, spec.layout.experts)
+        layout.check(spec.model, dist.get_world_size())
+        if spec.batch_sequences % layout.data:
+            raise InvalidValue(
+                f"{spec.batch_sequences} sequences do not divide among {layout.data} data-parallel ranks",
+                where="batch_sequences", hint=f"use a multiple of {layout.data}",
+            )  # fmt: skip
+        self.spec, self._device = spec, device
+        self._groups: Groups = make_groups(layout, deadline_seconds=DEADLINE_SECONDS)
+        self._sequences = spec.batch_sequences // layout.data
+        self._log = CommunicationLog(clock=recorder.elapsed_seconds)
+        model = MoeModel(spec.model, seed=spec.seed)
+        self.parameter_count = model.parameter_count()
+        self.provenance = apply_options(model, spec, device.torch) | {"layout": _describe(spec)}
+        plan = PipelinePlan(
+            schedule=spec.layout.schedule,
+            micro_batches=spec.layout.micro_batches,
+            batch_sequences=self._sequences,
+            sequence_length=spec.sequence_length,
+            overlap=spec.layout.overlap,
+        )
+        exchange = make_exchange(spec, self._groups, self._log) if layout.experts > 1 else None
+        self.pipeline = Pipeline(model, self._groups, device.torch, plan, self._log, exchange=exchange)
+        self.optimizer = make_optimizer(self.pipeline.stages.parameters(), spec)
+
+    def step(self, step: int, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Update this rank's weights once, by its part of the batch.
+
+        Returns the mean loss of all ranks' data, and the load of each expert in this rank's layers.
+        """
+        set_learning_rate(self.optimizer, self.spec, step)
+        self.optimizer.zero_grad()
+        mine = slice(self._groups.data_rank * self._sequences, (self._groups.data_rank + 1) * self._sequences)
+        loss = self.pipeline.step(inputs_BT[mine].contiguous(), targets_BT[mine].contiguous())
+        with self._log.computing("update"):
+            clip_gradients(self.pipeline.stages, LARGEST_GRADIENT_NORM, self._groups, self._log)
+            load = take_load(self.pipeline.stages, self._groups, self._log)
+            update_biases(routers(self.pipeline.stages), load, self.spec.bias_update_rate)
+            self.optimizer.step()
+            mean = self._mean_loss(loss)
+        return mean, load
+
+    def recorded_step(
+        self, recorder: TorchRecorder, step: int, inputs_BT: Tensor, targets_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A step whose work and waits are recorded."""
+        result = self.step(step, inputs_BT, targets_BT)
+        record(self._log.take(), recorder)
+        return result
+
+    def _mean_loss(self, loss: Tensor | None) -> Tensor:
+        sum_and_count = torch.zeros(2, device=self._device.torch)
+        if loss is not None:
+            sum_and_count += torch.stack([loss, torch.ones_like(loss)])
+        everyone = dist.group.WORLD
+        assert everyone is not None  # inside `joined`
+        all_reduce(sum_and_count, everyone, self._log, "loss")
+        return sum_and_count[0] / sum_and_count[1]
+
+    def gather(self, recorder: TorchRecorder, max_violation: float) -> tuple[list[DevicePhases], float, float] | None:
+        """On rank 0: phases of all devices, the longest time for which one was held, the largest MaxVio."""
+        gathered = _gathered((recorder.finish(), recorder.elapsed_seconds(), max_violation))
+        if gathered is None:
+            return None
+        held = max(seconds for _, seconds, _ in gathered)
+        return [device for device, _, _ in gathered], held, max(violation for _, _, violation in gathered)
+
+    def whole_model(self) -> MoeModel | None:
+        """On rank 0: the trained model, put together from all ranks' parts."""
+        weights: dict[str, Tensor] = {}
+        if self._groups.data_rank < self._groups.layout.experts:  # the first replica has all there is
+            for stage in self.pipeline.stages:
+                weights |= {name: tensor.cpu() for name, tensor in stage.state_dict().items()}
+        gathered = _gathered((self._groups.expert_rank, weights))
+        if gathered is None:
+            return None
+        parts: dict[str, dict[int, Tensor]] = {}
+        for expert_rank, tensors in gathered:
+            for name, tensor in tensors.items():
+                parts.setdefault(name, {})[expert_rank] = tensor
+        whole = MoeModel(self.spec.model)
+        whole.load_state_dict(
+            {
+                name: torch.cat([shards[rank] for rank in sorted(shards)]) if name.endswith(_SHARDED) else shards[0]
+                for name, shards in parts.items()
+            }
+        )
+        return whole
+
+    def close(self) -> None:
+        """End the pipeline's threads."""
+        self.pipeline.close()
+
+
+T = TypeVar("T")
+
+
+def _gathered(mine: T) -> list[T] | None:
+    """Every rank's object, in order, on rank 0; None on the others."""
+    everyone: list[T] | None = [mine] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(mine, everyone)
+    return everyone
+
+
+def _describe(spec: TrainingSpec) -> str:
+    layout = spec.layout
+    overlap = ", overlapped" if layout.overlap and layout.schedule == "DualPipeV" else ""
+    return (
+        f"pipeline {layout.pipeline} x replicas {layout.replicas} x experts {layout.experts}, {layout.schedule}"
+        f"{overlap}, {layout.micro_batches} micro-batches, dispatch {spec.dispatch_precision}, combine "
+        f"{spec.combine_precision}, simulated latency {spec.simulated_latency_seconds:g} s"
+    )

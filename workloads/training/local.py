@@ -1,0 +1,74 @@
+"""Training on one rank: the plain loop body that all layouts are compared with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenstone.run import TrainingSpec
+from tokenstone.wire import DevicePhases
+from workloads.device import Device
+from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
+from workloads.moe.router import Router
+from workloads.recorder import TorchRecorder
+from workloads.training.options import apply_options
+from workloads.training.update import LARGEST_GRADIENT_NORM, make_optimizer, set_learning_rate, update_biases
+
+
+class LocalTrainer:
+    """Model, optimizer and balancing: one call of `step` is one update."""
+
+    def __init__(self, spec: TrainingSpec, device: Device) -> None:
+        self.spec = spec
+        self.model = MoeModel(spec.model, seed=spec.seed).to(device.torch)
+        self.parameter_count = self.model.parameter_count()
+        self.prediction = (
+            MultiTokenPrediction(spec.model, depths=spec.prediction_depths, seed=spec.seed).to(device.torch)
+            if spec.prediction_depths
+            else None
+        )
+        self.provenance = apply_options(self.model, spec, device.torch)
+        parts = torch.nn.ModuleList([self.model, *([self.prediction] if self.prediction is not None else [])])
+        self._parameters = list(parts.parameters())
+        self.optimizer = make_optimizer(self._parameters, spec)
+
+    def step(self, step: int, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the weights once; return the loss and the load of each expert, (expert layers, E)."""
+        set_learning_rate(self.optimizer, self.spec, step)
+        hidden_BTD = self.model.hidden(inputs_BT)
+        loss = F.cross_entropy(self.model.head(hidden_BTD).flatten(0, 1), targets_BT.flatten())
+        self.optimizer.zero_grad()
+        (loss + self._prediction_loss(hidden_BTD, inputs_BT)).backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT_NORM)
+        load = torch.stack([router.take_load() for router in self._routers()])
+        update_biases(self._routers(), load, self.spec.bias_update_rate)
+        self.optimizer.step()
+        return loss.detach(), load
+
+    def recorded_step(
+        self, recorder: TorchRecorder, step: int, inputs_BT: Tensor, targets_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A step whose time is recorded: all of it computes."""
+        with recorder.activity("compute"):
+            return self.step(step, inputs_BT, targets_BT)
+
+    def _prediction_loss(self, hidden_BTD: Tensor, ids_BT: Tensor) -> Tensor | float:
+        if self.prediction is None:
+            return 0.0
+        return self.prediction.loss(hidden_BTD, ids_BT, self.model.embedding, self.model.head)
+
+    def _routers(self) -> list[Router]:
+        return self.model.routers() + (self.prediction.routers() if self.prediction is not None else [])
+
+    def gather(self, recorder: TorchRecorder, max_violation: float) -> tuple[list[DevicePhases], float, float]:
+        """Phases of all devices, wall time for which they were held, and the largest MaxVio: those of this one."""
+        return [recorder.finish()], recorder.elapsed_seconds(), max_violation
+
+    def whole_model(self) -> MoeModel:
+        """The trained model."""
+        return self.model
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -1,0 +1,130 @@
+"""What a rank waited for: one span per wait and per stretch of work, from which the ledger is made.
+
+    log = CommunicationLog(clock=recorder.elapsed_seconds)
+    with log.computing():            # this thread works ...
+        with log.waiting("dispatch", "exposed_communication", sent_bytes=4096):
+            work.wait()              # ... but not here
+    for span in log.take():
+        recorder.add(span.activity, span.start, span.end)
+
+Two threads may wait and work at once. A wait is exposed as far as no thread of the rank works meanwhile: the ledger
+sees to that, since computation wins every instant that it shares (`tokenstone.ledger.PRIORITY`).
+
+The clock is the host's. On the CPU a collective is done when the host has waited for it. On an accelerator `wait`
+only orders its queues, so these spans show the host there, not the device.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tokenstone.errors import WorkloadFailed
+from tokenstone.record import Recorder
+from tokenstone.wire import Activity
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One wait, or one stretch of work; `start` and `end` in seconds on the log's clock."""
+
+    name: str
+    activity: Activity
+    start: float
+    end: float
+    sent_bytes: int = 0
+    """What this rank sent to others: its own share of an all-to-all stays, a ring all-reduce sends nearly twice."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """All spans of one name."""
+
+    count: int
+    seconds: float
+    sent_bytes: int
+
+
+class _Thread(threading.local):
+    working_since: float | None = None
+
+
+class CommunicationLog:
+    """Collects spans from any number of threads. `clock` is `elapsed_seconds` of the recorder it will feed."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._spans: list[Span] = []
+        self._thread = _Thread()
+
+    @contextmanager
+    def computing(self, name: str = "compute") -> Iterator[None]:
+        """This thread works, but for the waits inside."""
+        self._thread.working_since = self._clock()
+        try:
+            yield
+        finally:
+            self._add(Span(name, "compute", self._thread.working_since, self._clock()))
+            self._thread.working_since = None
+
+    @contextmanager
+    def waiting(self, name: str, activity: Activity, *, sent_bytes: int = 0) -> Iterator[None]:
+        """This thread waits for others."""
+        start, worked_since = self._clock(), self._thread.working_since
+        try:
+            yield
+        finally:
+            end = self._clock()
+            self._add(Span(name, activity, start, end, sent_bytes))
+            if worked_since is not None:
+                self._add(Span("compute", "compute", worked_since, start))
+                self._thread.working_since = end
+
+    def _add(self, span: Span) -> None:
+        with self._lock:
+            self._spans.append(span)
+
+    def take(self) -> list[Span]:
+        """Return the spans since the last call, in the order in which they ended."""
+        with self._lock:
+            spans, self._spans = self._spans, []
+        return spans
+
+
+def record(spans: Iterable[Span], recorder: Recorder) -> None:
+    """Give the spans to a recorder, inside the phase in which they were measured."""
+    for span in spans:
+        recorder.add(span.activity, span.start, span.end)
+
+
+def totals(spans: Iterable[Span]) -> dict[str, Total]:
+    """Add up by name."""
+    result: dict[str, Total] = {}
+    for span in spans:
+        old = result.get(span.name, Total(0, 0.0, 0))
+        result[span.name] = Total(old.count + 1, old.seconds + span.seconds, old.sent_bytes + span.sent_bytes)
+    return result
+
+
+@contextmanager
+def collective(name: str) -> Iterator[None]:
+    """Raise WorkloadFailed if what is inside, a collective and its `wait`, fails or misses its deadline.
+
+    Starting one can fail too: gloo connects the ranks of a group when they first use it.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch has no class of its own for it: gloo raises RuntimeError, others subclasses
+        raise WorkloadFailed(
+            f"{name} was not completed: {str(error).strip().partition(chr(10))[0]}", where="communication",
+            hint="another rank has ended or hangs: see its output",
+        ) from error  # fmt: skip

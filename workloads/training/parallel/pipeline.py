@@ -1,0 +1,150 @@
+"""One training step on many ranks: the pipeline of stages, experts on several ranks, one agreement on gradients.
+
+    model = MoeModel(shape, seed=0)                     # the same on every rank
+    with Pipeline(model, groups, device, plan, log) as pipeline:
+        loss = pipeline.step(ids_BT, targets_BT)        # gradients as of one process with all the data
+        optimizer.step()
+
+Shape suffixes: B sequences of this data-parallel rank, T tokens of a sequence, W words of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenstone.errors import InvalidValue, TokenstoneError
+from workloads.moe.model import MoeModel
+from workloads.training.parallel.actions import Actions
+from workloads.training.parallel.communication import CommunicationLog
+from workloads.training.parallel.data_parallel import reduce_gradients
+from workloads.training.parallel.dualpipev import OverlappedActions, require_two_groups
+from workloads.training.parallel.exchange import AllToAll, Exchange
+from workloads.training.parallel.expert_parallel import shard_experts
+from workloads.training.parallel.layout import Groups
+from workloads.training.parallel.schedules import check_schedule, make_schedule, schedule_kind
+from workloads.training.parallel.stages import cut, pipeline_stage
+
+
+@dataclass(frozen=True, slots=True)
+class PipelinePlan:
+    """How a step is cut up: the batch of one data-parallel rank into micro-batches, worked through by a schedule."""
+
+    schedule: str
+    micro_batches: int
+    batch_sequences: int
+    sequence_length: int
+    overlap: bool = True
+    """Whether the pairs of DualPipeV run at the same time. Other schedules have no pairs."""
+
+
+class Pipeline:
+    """This rank's stages and its schedule. The model's experts are sharded in place.
+
+    Raises InvalidValue for sizes that do not fit together; `exchange` None is the plain all-to-all.
+    """
+
+    def __init__(
+        self,
+        model: MoeModel,
+        groups: Groups,
+        device: torch.device,
+        plan: PipelinePlan,
+        log: CommunicationLog,
+        *,
+        exchange: Exchange | None = None,
+    ) -> None:
+        layout = groups.layout
+        check_schedule(
+            plan.schedule, ranks=layout.pipeline, micro_batches=plan.micro_batches,
+            batch_sequences=plan.batch_sequences, layers=model.config.layers,
+        )  # fmt: skip
+        if plan.overlap and plan.schedule == "DualPipeV":
+            require_two_groups(groups)
+        if layout.experts > 1:
+            exchange = exchange or AllToAll(groups.experts_forward, groups.experts_backward, log)
+            shard_experts(model, exchange, groups.experts_forward)
+        kind = schedule_kind(plan.schedule)
+        count = layout.pipeline * kind.stages_per_rank
+        indices = kind.stages_of(groups.pipeline_rank, layout.pipeline)
+        self.groups, self.plan, self.log = groups, plan, log
+        stages = [cut(model, index, count).to(device) for index in indices]
+        self.stages = nn.ModuleList(stages)
+        self.schedule = make_schedule(
+            plan.schedule,
+            [
+                pipeline_stage(
+                    stage, index, count, groups.pipeline, device,
+                    micro_batch_sequences=plan.batch_sequences // plan.micro_batches,
+                    sequence_length=plan.sequence_length,
+                )
+                for index, stage in zip(indices, stages, strict=True)
+            ],
+            plan.micro_batches,
+            _mean_loss,
+        )  # fmt: skip
+        self.has_first, self.has_last = 0 in indices, count - 1 in indices
+        overlapped = plan.overlap and plan.schedule == "DualPipeV"
+        self._actions = OverlappedActions(self.schedule, log, device) if overlapped else Actions(self.schedule, log)
+        self._actions.register()
+
+    def step(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor | None:
+        """Run the schedule once and reduce the gradients. Zero them before.
+
+        Returns the mean loss of this data-parallel rank where the last stage is, None elsewhere. All ranks of a
+        pipeline get the same batch. Raises InvalidValue for a batch of another size than planned, WorkloadFailed
+        when another rank does not answer.
+        """
+        wanted = (self.plan.batch_sequences, self.plan.sequence_length)
+        if ids_BT.shape != wanted or targets_BT.shape != wanted:
+            raise InvalidValue(
+                f"a batch of {tuple(ids_BT.shape)} with targets {tuple(targets_BT.shape)}", where="pipeline",
+                hint=f"it was planned for {wanted}",
+            )  # fmt: skip
+        losses: list[Tensor] = []
+        own: TokenstoneError | None = None
+        try:
+            self.schedule.step(
+                *([ids_BT] if self.has_first else []),
+                target=targets_BT if self.has_last else None,
+                losses=losses,
+                return_outputs=False,
+            )
+        except RuntimeError as error:  # torch wraps what was raised inside a stage
+            own = _own_error(error)
+            if own is None:
+                raise
+        if own is not None:
+            raise own
+        reduce_gradients(self.stages, self.groups, self.log)
+        return torch.stack(losses).detach().mean() if self.has_last else None
+
+    def close(self) -> None:
+        """End the threads."""
+        if isinstance(self._actions, OverlappedActions):
+            self._actions.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _mean_loss(logits_BTW: Tensor, targets_BT: Tensor) -> Tensor:
+    return F.cross_entropy(logits_BTW.flatten(0, 1), targets_BT.flatten())
+
+
+def _own_error(error: BaseException) -> TokenstoneError | None:
+    """The error of ours that led to `error`, if one did."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, TokenstoneError):
+        cause = cause.__cause__
+    return cause
