@@ -24,11 +24,10 @@ from torch import Tensor
 
 from tokenstone.run import TrainingSpec
 from workloads.device import select_device
-from workloads.moe.balance import Balancing, set_balancing
 from workloads.moe.router import max_violation
 from workloads.presets import training_spec
 from workloads.training.data import Batches
-from workloads.training.loop import Trainer
+from workloads.training.local import LocalTrainer
 
 RESULT = Path(__file__).parent / "results" / "balancing.json"
 LAST = 10
@@ -40,7 +39,7 @@ class Method:
     """One way to balance."""
 
     name: str
-    balancing: Balancing = Balancing.NONE
+    balancing: str = "none"
     alpha: float = 0.0
     bias_rate: float = 0.0
 
@@ -50,9 +49,9 @@ METHODS = (
     Method("bias 1e-3", bias_rate=1e-3),
     Method("bias 3e-3", bias_rate=3e-3),
     Method("bias 1e-2", bias_rate=1e-2),
-    Method("sequence 1e-2", Balancing.SEQUENCE, alpha=1e-2),
-    Method("auxiliary 1e-2", Balancing.AUXILIARY, alpha=1e-2),
-    Method("forced", Balancing.FORCED),
+    Method("sequence 1e-2", "sequence", alpha=1e-2),
+    Method("auxiliary 1e-2", "auxiliary", alpha=1e-2),
+    Method("forced", "forced"),
 )
 
 
@@ -72,9 +71,12 @@ def zipf_tokens(vocabulary: int, count: int, seed: int) -> Tensor:
 def run(method: Method, spec: TrainingSpec, threads: int) -> dict[str, float]:
     """Train once; MaxVio and loss of the last steps."""
     device = select_device(threads)
-    spec = spec.model_copy(update={"bias_update_rate": method.bias_rate})
-    trainer = Trainer(spec, device)
-    set_balancing(trainer.model.routers(), method.balancing, alpha=method.alpha, sequence_length=spec.sequence_length)
+    spec = spec.model_copy(
+        update={
+            "bias_update_rate": method.bias_rate, "balancing": method.balancing, "balance_alpha": method.alpha
+        }
+    )  # fmt: skip
+    trainer = LocalTrainer(spec, device)
     tokens = zipf_tokens(spec.model.vocabulary, 200_000, seed=0)
     batches = Batches(tokens, spec.batch_sequences, spec.sequence_length, spec.seed)
     violations, losses = [], []

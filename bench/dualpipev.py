@@ -8,7 +8,7 @@ pipeline ranks do not. The three variants train the same model on the same batch
 other load on the machine hits all; their losses have to agree.
 
 The last line of the output is the result as JSON; --output keeps it with the raw figures and the conditions
-(default: bench/results/dualpipev-<latency>ms.json).
+(default: bench/results/dualpipev-<latency>ms-<micro-batches>mb.json).
 """
 
 from __future__ import annotations
@@ -218,7 +218,9 @@ def main() -> None:
     surroundings["load_average_after"] = os.getloadavg()
     result = summarise(by_rank)
     given = {name: value for name, value in vars(arguments).items() if name != "output"}
-    output = arguments.output or RESULTS / f"dualpipev-{arguments.latency_milliseconds:g}ms.json"
+    output = (
+        arguments.output or RESULTS / f"dualpipev-{arguments.latency_milliseconds:g}ms-{arguments.micro_batches}mb.json"
+    )
     document = {"arguments": given, "conditions": surroundings, "result": result, "raw": by_rank}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

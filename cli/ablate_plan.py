@@ -140,6 +140,7 @@ def _routing_limit(base: TrainingSpec) -> Technique:
         limited(experts.groups),
         limited(limit),
         "experts on 2 ranks",
+        ("loss_last",),
     )
 
 

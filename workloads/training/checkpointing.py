@@ -17,6 +17,7 @@ import shutil
 import warnings
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from workloads.files import whole_file
 _HINT = "choose a folder with room and rights"
 _LATEST = "latest"
 _FACTS = "training.json"
+_DEADLINE = timedelta(minutes=30)
+"""How long ranks wait for the slowest to write: a shared file system may take its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class TrainingCheckpoints:
         if dist.is_initialized():
             self.rank = dist.get_rank()
             # Of its own: saving goes on beside the training, whose collectives must not meet these.
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=_DEADLINE)
         else:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         self._saving: Future[None] | None = None
@@ -79,9 +82,11 @@ class TrainingCheckpoints:
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
         """Begin to save. Returns as soon as the state is copied: training may go on. Ends an earlier save first.
 
-        Raises NotWritable if the earlier save has failed.
+        Raises NotWritable if the earlier save has failed, InvalidValue before the first update.
         """
         self.wait()
+        if not optimizer.state:  # torch would make one up, by a step of its own that counts as the first
+            raise InvalidValue("nothing is trained yet", where="checkpoint", hint="save after the first update")
         unfinished = self.folder / f".step-{position.step:08d}"
         upload = async_save(self._state(model, optimizer), checkpoint_id=unfinished, process_group=self._group)
         assert isinstance(upload, Future)  # the default way of copying is done when async_save returns

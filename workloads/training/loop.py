@@ -26,9 +26,6 @@ from workloads.training.local import LocalTrainer
 from workloads.training.recompute import Recompute, recomputed_flops
 
 
-Trainer = LocalTrainer
-
-
 def train(
     spec: TrainingSpec,
     *,

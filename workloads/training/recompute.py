@@ -7,7 +7,8 @@ cheap: as DeepSeek-V3 does (arXiv 2412.19437, sections 3.2.3 and 3.3.3): norms, 
     and what is no matrix multiplication (rotary part, SwiGLU, sorting by expert). Results of all other matrix
     multiplications and of attention are kept.
 
-Losses and gradients do not change. A repeated forward pass counts no tokens in the routers.
+Losses and gradients do not change. A repeated forward pass counts no tokens in the routers. A schedule that splits the
+backward pass (ZBVZeroBubble, some of DualPipeV's) repeats the forward pass for each half.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ _KEPT = frozenset(
         _aten.addmm.default,
         _aten.bmm.default,
         _aten._grouped_mm.default,
+        _aten._scaled_mm.default,
+        _aten._scaled_mm_v2.default,
+        _aten._scaled_grouped_mm.default,
+        _aten._scaled_grouped_mm_v2.default,
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
         _aten._scaled_dot_product_flash_attention.default,
         _aten._scaled_dot_product_efficient_attention.default,
@@ -71,6 +76,8 @@ def recomputed_flops(
     model: ModelShape, sequence_length: int, tokens: int, how: Recompute, attention_count: AttentionCount
 ) -> float:
     """FLOPs that recomputation adds to a step of `tokens`, by the convention of tokenstone.flops without router.
+
+    For one repetition; the second one of a split backward pass is not counted.
 
     blocks: a forward pass, a third of training_flops, without the output head and the last multiplication of each
     block. cheap: 2 per weight of the up-projections and token; what is no matrix multiplication is not counted.

@@ -19,7 +19,7 @@ from workloads.device import Device
 from workloads.presets import training_spec
 from workloads.training.checkpointing import Position, TrainingCheckpoints
 from workloads.training.data import Batches
-from workloads.training.loop import Trainer
+from workloads.training.local import LocalTrainer
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ class Training:
     def __init__(self, spec: TrainingSpec, device: Device, checkpoints: TrainingCheckpoints, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.spec, self.device, self.checkpoints = spec, device, checkpoints
-        self.trainer = Trainer(spec, device)
+        self.trainer = LocalTrainer(spec, device)
         tokens = torch.randint(512, (5000,), generator=torch.Generator().manual_seed(1))
         self.batches = Batches(tokens, 2, 32, seed=0)
         self.at = Position(0, 0)
@@ -124,6 +124,17 @@ def test_the_last_ones_stay_and_the_latest_is_resumed(spec: TrainingSpec, device
     training.checkpoints.wait()
     assert (tmp_path / "latest").read_text() == "step-00000004"
     assert training.restore() == Position(4, 4)
+
+
+def test_before_the_first_update_there_is_nothing_to_save(
+    spec: TrainingSpec, device: Device, checkpoints: TrainingCheckpoints
+) -> None:
+    training = Training(spec, device, checkpoints)
+    with pytest.raises(InvalidValue, match="first update"):
+        training.save()
+    training.run(1)
+    training.save()
+    checkpoints.wait()
 
 
 def test_what_a_killed_run_has_begun_is_removed_and_not_resumed(

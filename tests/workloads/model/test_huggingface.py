@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenstone.model import Experts, LatentAttention, ModelShape
 from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what it warns of at import is its own business
@@ -148,3 +149,45 @@ def test_same_weights_same_gradients() -> None:
         expected = layer.mlp.experts.gate_up_proj.grad.transpose(1, 2)
         torch.testing.assert_close(block.ffn.routed.gate_up_EDF.grad, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(model.embedding.weight.grad, theirs.model.embed_tokens.weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_multi_token_prediction_is_theirs() -> None:
+    """One depth against their MtpLayer, which joins the embedding before the hidden state."""
+    from transformers.modeling_layers import MtpLayer  # noqa: PLC0415  only where transformers is
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as deepseek  # noqa: PLC0415
+
+    model, mtp = ours(shape()), MultiTokenPrediction(shape(), seed=6)
+    [mine] = mtp.depths
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in mtp.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    theirs = huggingface(model, shape())
+    layer = MtpLayer(theirs.config, deepseek.DeepseekV3DecoderLayer, deepseek.DeepseekV3RMSNorm, 2)
+    as_block = MoeModel(shape())
+    as_block.blocks[2].load_state_dict(mine.block.state_dict())
+    block = {
+        name.removeprefix("model.layers.2."): tensor
+        for name, tensor in translated(as_block).items()
+        if name.startswith("model.layers.2.")
+    }
+    layer.mtp_block.load_state_dict(block)
+    hidden_half, embedding_half = mine.project.weight.chunk(2, dim=1)
+    layer.eh_proj.weight.data = torch.cat((embedding_half, hidden_half), dim=1)
+    for norm, its in (
+        (layer.hnorm, mine.hidden_norm),
+        (layer.enorm, mine.embedding_norm),
+        (layer.post_norm, mine.norm),
+    ):
+        norm.weight.data = its.weight
+    with torch.no_grad():
+        hidden = model.hidden(ids())
+        [logits] = mtp(hidden, ids(), model.embedding, model.head)
+        tokens = logits.shape[1]
+        embedded = theirs.model.embed_tokens(ids()[:, 1 : 1 + tokens])
+        positions = torch.arange(tokens)[None]
+        expected = layer(
+            embedded, hidden[:, :tokens], theirs.model.rotary_emb(embedded, positions),
+            torch.full((tokens, tokens), float("-inf")).triu(1)[None, None], positions, None,
+        )  # fmt: skip
+        torch.testing.assert_close(logits, theirs.lm_head(expected), rtol=1e-5, atol=1e-5)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tokenstone.flops import AttentionCount, training_flops
 from tokenstone.model import CPU_TINY, ModelShape
+from workloads.moe.balance import Balancing, set_balancing
 from workloads.moe.experts import RoutedExperts, looped_multiply
 from workloads.moe.model import MoeModel
 from workloads.training.recompute import Recompute, apply_recompute, recomputed_flops
@@ -82,6 +83,28 @@ def test_losses_gradients_and_loads_are_those_without_it(how: Recompute, plain: 
         torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(again.load, plain.load)
     assert again.load.sum(dim=1).tolist() == [IDS.numel() * 2] * 2
+
+
+@pytest.mark.parametrize("how", AGAIN)
+def test_a_balancing_loss_is_felt_once(how: Recompute) -> None:
+    models = [built(CPU_TINY, Recompute.NONE), built(CPU_TINY, how)]
+    for model in models:
+        set_balancing(model.routers(), Balancing.SEQUENCE, alpha=1.0, sequence_length=SEQUENCE)
+    for mine, expected in zip(*(step(model).gradients for model in models), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", AGAIN)
+def test_a_backward_pass_in_two_halves_has_the_same_gradients(how: Recompute, plain: Step) -> None:
+    """As in zero-bubble schedules: first the gradients of the inputs, later those of the weights."""
+    model = built(CPU_TINY, how)
+    hidden = model.hidden(IDS)
+    loss = F.cross_entropy(model.head(hidden).flatten(0, 1), IDS.roll(-1, dims=1).flatten())
+    torch.autograd.grad(loss, model.embedding.weight, retain_graph=True)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    for mine, expected in zip(gradients, plain.gradients, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(model.take_load(), plain.load)
 
 
 def test_the_more_is_recomputed_the_less_is_kept() -> None:

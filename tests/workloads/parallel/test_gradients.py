@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from workloads.training.parallel.exchange import AllToAll
 from workloads.training.parallel.expert_parallel import shard_experts
 from workloads.training.parallel.layout import Layout, make_groups
 from workloads.training.parallel.pipeline import Pipeline, PipelinePlan
+from workloads.training.recompute import Recompute, apply_recompute
 
 SHAPE = ModelShape(
     name="tests", layers=5, dim=32, vocabulary=64, ffn_dim=48,
@@ -33,19 +36,23 @@ def _batch(data_ranks: int) -> tuple[Tensor, Tensor]:
     return ids[:, :-1], ids[:, 1:]
 
 
-def _model(favour_first_expert: bool = False) -> MoeModel:
-    model = MoeModel(SHAPE, seed=3)
+def _model(favour_first_expert: bool = False, layers: int = SHAPE.layers) -> MoeModel:
+    model = MoeModel(SHAPE.model_copy(update={"layers": layers}), seed=3)
     if favour_first_expert:  # every token chooses experts 0 and 1, of the first rank
         for router in model.routers():
             router.bias_E[:2] = 100.0
     return model
 
 
-Result = tuple[float | None, dict[str, Tensor]]
+Result = tuple[float | None, dict[str, Tensor], dict[int, Tensor]]
+"""Loss, gradients by name, tokens that each expert had by layer."""
 
 
-def _oracle(data_ranks: int, favour_first_expert: bool = False) -> tuple[float, dict[str, Tensor], Tensor]:
-    model = _model(favour_first_expert)
+@functools.cache
+def _oracle(
+    data_ranks: int, favour_first_expert: bool = False, layers: int = SHAPE.layers
+) -> tuple[float, dict[str, Tensor], Tensor]:
+    model = _model(favour_first_expert, layers)
     ids_BT, targets_BT = _batch(data_ranks)
     loss = F.cross_entropy(model(ids_BT).flatten(0, 1), targets_BT.flatten())
     loss.backward()
@@ -106,20 +113,31 @@ def test_expert_parallel(run_ranks, layout: Layout, favour_first_expert: bool) -
     assert all(torch.equal(result[2], load) for result in results)
 
 
-def _pipeline(layout: Layout, plan: PipelinePlan) -> tuple[Result, float]:
+def _layers(layout: Layout) -> int:
+    """Enough for two stages a rank, and not always the same number in each."""
+    return max(SHAPE.layers, 2 * layout.pipeline)
+
+
+def _pipeline(layout: Layout, plan: PipelinePlan, how: Recompute = Recompute.NONE) -> tuple[Result, float]:
     groups = make_groups(layout, deadline_seconds=30)
     log = CommunicationLog()
     batch = [x.chunk(layout.data)[groups.data_rank] for x in _batch(layout.data)]
-    with Pipeline(_model(), groups, torch.device("cpu"), plan, log) as pipeline:
+    model = _model(layers=_layers(layout))
+    apply_recompute(model.blocks, how)
+    with Pipeline(model, groups, torch.device("cpu"), plan, log) as pipeline:
         for _ in range(2):  # the second step has to be like the first
             pipeline.stages.zero_grad()
             loss = pipeline.step(*batch)
         gradients = {
-            name: p.grad for stage in pipeline.stages for name, p in stage.named_parameters() if p.grad is not None
+            name.replace("_checkpoint_wrapped_module.", ""): p.grad.clone()
+            for stage in pipeline.stages
+            for name, p in stage.named_parameters()
+            if p.grad is not None
         }
-        gradients = {name: gradient.clone() for name, gradient in gradients.items()}
         norm = clip_gradients(pipeline.stages, 1.0, groups, log)
-    return (None if loss is None else float(loss), gradients), float(norm)
+        layers = [int(name.split(".")[2]) for name, _ in pipeline.stages.named_modules() if name.endswith("router")]
+        load = dict(zip(layers, take_load(pipeline.stages, groups, log), strict=True))
+    return (None if loss is None else float(loss), gradients, load), float(norm)
 
 
 @pytest.mark.parametrize("layout", [Layout(pipeline=2), Layout(pipeline=2, experts=2)], ids=["PP2", "PP2xEP2"])
@@ -138,14 +156,41 @@ def _pipeline(layout: Layout, plan: PipelinePlan) -> tuple[Result, float]:
 )
 def test_pipeline(run_ranks, layout: Layout, schedule: str, micro_batches: int, overlap: bool) -> None:  # type: ignore[no-untyped-def]
     plan = PipelinePlan(schedule, micro_batches, SEQUENCES, LENGTH, overlap=overlap)
-    results = run_ranks(layout.size, _pipeline, layout, plan)
-    loss, gradients, _ = _oracle(layout.data)
+    _assert_like_one_process(run_ranks(layout.size, _pipeline, layout, plan), layout)
+
+
+@pytest.mark.parametrize(("schedule", "micro_batches"), [("1F1B", 8), ("ZBVZeroBubble", 8), ("DualPipeV", 8)])
+def test_pipeline_of_four(run_ranks, schedule: str, micro_batches: int) -> None:  # type: ignore[no-untyped-def]
+    layout = Layout(pipeline=4)
+    plan = PipelinePlan(schedule, micro_batches, SEQUENCES, LENGTH)
+    _assert_like_one_process(run_ranks(layout.size, _pipeline, layout, plan), layout)
+
+
+@pytest.mark.parametrize(("schedule", "micro_batches"), [("1F1B", 2), ("DualPipeV", 4)])
+def test_pipeline_of_one(run_ranks, schedule: str, micro_batches: int) -> None:  # type: ignore[no-untyped-def]
+    layout = Layout(replicas=2, experts=2)
+    plan = PipelinePlan(schedule, micro_batches, SEQUENCES, LENGTH)
+    _assert_like_one_process(run_ranks(layout.size, _pipeline, layout, plan), layout)
+
+
+@pytest.mark.parametrize(("schedule", "micro_batches"), [("1F1B", 2), ("ZBVZeroBubble", 4), ("DualPipeV", 8)])
+def test_pipeline_that_recomputes(run_ranks, schedule: str, micro_batches: int) -> None:  # type: ignore[no-untyped-def]
+    layout = Layout(pipeline=2, experts=2)
+    plan = PipelinePlan(schedule, micro_batches, SEQUENCES, LENGTH)
+    _assert_like_one_process(run_ranks(layout.size, _pipeline, layout, plan, Recompute.BLOCKS), layout)
+
+
+def _assert_like_one_process(results: list[tuple[Result, float]], layout: Layout) -> None:
+    loss, gradients, load = _oracle(layout.data, layers=_layers(layout))
     losses = [result[0] for result, _ in results if result[0] is not None]
     assert len(losses) == layout.data
     assert sum(losses) / len(losses) == pytest.approx(loss, rel=1e-6)
     whole: dict[str, Tensor] = {}
     for begin in range(0, layout.size, layout.data):
-        whole |= _join_experts([result[1] for result, _ in results[begin : begin + layout.data]])
+        whole |= _join_experts([result[1] for result, _ in results[begin : begin + layout.experts]])
     _assert_same(whole, gradients)
+    counted = {layer: part for result, _ in results for layer, part in result[2].items()}
+    assert sorted(counted) == list(range(1, _layers(layout)))  # layer 0 is dense
+    assert all(torch.equal(part, 2 * load[layer - 1]) for layer, part in counted.items())  # of two steps
     norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
     assert all(value == pytest.approx(float(norm), rel=1e-5) for _, value in results)

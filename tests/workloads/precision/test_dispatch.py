@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenstone.errors import InvalidValue
 from workloads.training.precision.blocks import TILE, quantize
-from workloads.training.precision.dispatch import Cast, Fp8, bf16, combine, dispatch, fp32
+from workloads.training.precision.dispatch import Cast, Fp8, bf16, fp32
 
 
 def rows_of(count: int, dim: int, seed: int) -> Tensor:
@@ -84,44 +84,3 @@ def test_rows_of_another_width_are_refused() -> None:
         Fp8(128).encode(torch.ones(2, 256))
     with pytest.raises(InvalidValue, match="132 were expected"):
         Fp8(128).decode(torch.zeros(2, 128, dtype=torch.uint8))
-
-
-class Link:
-    """Sends rows to other places and back, and keeps what it carried."""
-
-    def __init__(self, count: int) -> None:
-        self.order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        self.there: list[Tensor] = []
-        self.back: list[Tensor] = []
-
-    def send(self, message: Tensor) -> Tensor:
-        self.there.append(message)
-        return message[self.order]
-
-    def send_back(self, message: Tensor) -> Tensor:
-        self.back.append(message)
-        return message[self.order.argsort()]
-
-
-def test_dispatch_goes_out_in_fp8_and_its_gradient_comes_home_in_bf16() -> None:
-    link = Link(6)
-    rows = rows_of(6, 130, seed=0).requires_grad_()
-    gradient = rows_of(6, 130, seed=1)
-    arrived = dispatch(rows, link.send, link.send_back)
-    arrived.backward(gradient)
-    assert torch.equal(arrived, quantize(rows, TILE).dequantize()[link.order])
-    assert rows.grad is not None
-    assert torch.equal(rows.grad, gradient[link.order.argsort()].bfloat16().float())
-    assert [message.shape[1] for message in link.there + link.back] == [140, 260]
-
-
-def test_combine_comes_home_in_bf16_and_its_gradient_goes_out_in_fp8() -> None:
-    link = Link(6)
-    rows = rows_of(6, 130, seed=0).requires_grad_()
-    gradient = rows_of(6, 130, seed=1)
-    arrived = combine(rows, link.send_back, link.send)
-    arrived.backward(gradient)
-    assert torch.equal(arrived, rows.detach()[link.order.argsort()].bfloat16().float())
-    assert rows.grad is not None
-    assert torch.equal(rows.grad, quantize(gradient, TILE).dequantize()[link.order])
-    assert [message.shape[1] for message in link.there + link.back] == [140, 260]

@@ -106,6 +106,17 @@ def test_an_expert_does_not_feel_anothers_outlier() -> None:
     assert torch.equal(quiet[0][5:], beside[0][5:])
 
 
+def test_the_weights_gradient_has_its_tiles_along_the_tokens() -> None:
+    """So a loud gradient of one output drowns its own tokens, and no other output's gradient."""
+    linear = nn.Linear(48, 32, bias=False)
+    x, dy = normal(20, 48, seed=0), normal(20, 32, seed=1)
+    loud = dy.clone()
+    loud[4, 7] *= 1e6
+    quiet, beside = (linear_results(Fp8Linear(linear), linear.weight, x, each)[2] for each in (dy, loud))
+    others = torch.arange(32) != 7
+    assert torch.equal(quiet[others], beside[others])
+
+
 def test_bias_and_further_dimensions() -> None:
     linear = nn.Linear(64, 48)
     x = powers_of_two(2, 3, 64, seed=0)

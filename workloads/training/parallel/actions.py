@@ -84,7 +84,7 @@ class Actions:
 
     def forward_and_backward(self, action: _Action, ctx: _PipelineContext) -> None:
         """F of one micro-batch and B of another, which do not depend on each other: here one after the other."""
-        forward, backward = _pair(action)
+        forward, backward = split_pair(action)
         self.forward(forward, ctx)
         self.backward(backward, ctx)
 
@@ -103,7 +103,8 @@ def _micro_batch(action: _Action) -> int:
     return action.microbatch_index
 
 
-def _pair(action: _Action) -> tuple[_Action, _Action]:
+def split_pair(action: _Action) -> tuple[_Action, _Action]:
+    """The forward and the backward of F&B."""
     assert action.sub_actions is not None
     forward, backward = action.sub_actions
     return forward, backward

@@ -124,7 +124,13 @@ def collective(name: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch has no class of its own for it: gloo raises RuntimeError, others subclasses
-        raise WorkloadFailed(
-            f"{name} was not completed: {str(error).strip().partition(chr(10))[0]}", where="communication",
-            hint="another rank has ended or hangs: see its output",
-        ) from error  # fmt: skip
+        raise not_completed(name, error) from error
+
+
+def not_completed(name: str, error: BaseException) -> WorkloadFailed:
+    """The error of a collective that failed with torch's `error`."""
+    reason = str(error).strip().partition("\n")[0]
+    return WorkloadFailed(
+        f"{name} was not completed: {reason}", where="communication",
+        hint="another rank has ended or hangs: see its output",
+    )  # fmt: skip

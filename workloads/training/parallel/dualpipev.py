@@ -29,8 +29,8 @@ gradients are wrong. So forward exchanges have a group of their own and backward
 order of the schedule, which is the same on all ranks of the group. The receives between stages are not touched by
 this: the runtime posts them in the main thread, between the pairs.
 
-Recomputation inside a stage would run forward exchanges during a backward, on the wrong thread for their group: do
-not put an exchange inside a checkpointed function.
+Recomputation goes forward inside a backward pass, in the second thread: its exchanges count as backward ones (see
+`expert_parallel.present_pass`).
 
 On an accelerator both threads enqueue on the same stream, where one's wait holds up the other's kernels: what this
 hides there has not been measured.
@@ -44,7 +44,7 @@ import torch
 from torch.distributed.pipelining.schedules import _Action, _PipelineContext, _PipelineScheduleRuntime
 
 from tokenstone.errors import InvalidValue
-from workloads.training.parallel.actions import Actions, _pair
+from workloads.training.parallel.actions import Actions, split_pair
 from workloads.training.parallel.communication import CommunicationLog
 from workloads.training.parallel.layout import Groups
 
@@ -58,7 +58,7 @@ class OverlappedActions(Actions):
 
     def forward_and_backward(self, action: _Action, ctx: _PipelineContext) -> None:
         """F here, B in the other thread; return when both are done. An error of either is raised, F's first."""
-        forward, backward = _pair(action)
+        forward, backward = split_pair(action)
         other = self._backward_thread.submit(self.backward, backward, ctx)
         try:
             self.forward(forward, ctx)
@@ -85,9 +85,3 @@ def require_two_groups(groups: Groups) -> None:
             "forward and backward exchanges share a process group", where="pipeline schedule DualPipeV",
             hint="make the groups with layout.make_groups, or switch overlap off",
         )  # fmt: skip
-
-
-def pairs(schedule: _PipelineScheduleRuntime) -> int:
-    """How many F&B pairs this rank works through in a step."""
-    actions = schedule.pipeline_order_with_comms[schedule.rank]
-    return sum(action.sub_actions is not None for action in actions)

@@ -50,7 +50,7 @@ class Plan:
 class Exchange(Protocol):
     """Moves rows between the ranks of a group. Every rank of it makes the same calls in the same order."""
 
-    def plan(self, load_E: Tensor) -> Plan:
+    def plan(self, load_E: Tensor, direction: Pass) -> Plan:
         """Tell the others how many rows each expert gets from here; learn what comes from them."""
 
     def dispatch(self, rows_PD: Tensor, plan: Plan, direction: Pass) -> Tensor:
@@ -81,11 +81,11 @@ class AllToAll:
         self.latency_seconds = latency_seconds
         self.rank, self.ranks = dist.get_rank(forward), dist.get_world_size(forward)
 
-    def plan(self, load_E: Tensor) -> Plan:
+    def plan(self, load_E: Tensor, direction: Pass) -> Plan:
         """Exchange the counts: one all-to-all of E integers."""
         per_rank = len(load_E) // self.ranks
         even_R = [per_rank] * self.ranks
-        arriving_Re = self.transfer(load_E, even_R, even_R, Pass.FORWARD, "counts").view(self.ranks, per_rank)
+        arriving_Re = self.transfer(load_E, even_R, even_R, direction, "counts").view(self.ranks, per_rank)
         expert_Re = torch.arange(per_rank, device=load_E.device).repeat(self.ranks)
         by_expert_Q = expert_Re.repeat_interleave(arriving_Re.flatten()).argsort(stable=True)
         return Plan(

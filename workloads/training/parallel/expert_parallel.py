@@ -25,7 +25,7 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_PD: Tensor, exchange: Exchange, plan: Plan) -> Tensor:
         ctx.exchange, ctx.plan = exchange, plan
-        return exchange.dispatch(rows_PD, plan, Pass.FORWARD)
+        return exchange.dispatch(rows_PD, plan, present_pass())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -37,12 +37,18 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_QD: Tensor, exchange: Exchange, plan: Plan) -> Tensor:
         ctx.exchange, ctx.plan = exchange, plan
-        return exchange.combine(rows_QD, plan, Pass.FORWARD)
+        return exchange.combine(rows_QD, plan, present_pass())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient_PD,) = gradients
         return ctx.exchange.dispatch(gradient_PD, ctx.plan, Pass.BACKWARD), None, None
+
+
+def present_pass() -> Pass:
+    """The pass that this thread is in. A stage that recomputes its activations goes forward inside a backward pass."""
+    inside_backward: bool = torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint tells
+    return Pass.BACKWARD if inside_backward else Pass.FORWARD
 
 
 class ShardedExperts(RoutedExperts):
@@ -62,7 +68,7 @@ class ShardedExperts(RoutedExperts):
         self.down_EFD = nn.Parameter(whole.down_EFD.detach().chunk(ranks)[rank].clone())
 
     def _apply_experts(self, x_PD: Tensor, load_E: Tensor) -> Tensor:
-        plan = self.exchange.plan(load_E)
+        plan = self.exchange.plan(load_E, present_pass())
         arrived_QD: Tensor = _Dispatch.apply(x_PD, self.exchange, plan)  # type: ignore[no-untyped-call]
         y_QD = super()._apply_experts(arrived_QD.index_select(0, plan.by_expert_Q), plan.load_e)
         y_PD: Tensor = _Combine.apply(  # type: ignore[no-untyped-call]

@@ -15,13 +15,14 @@ from types import TracebackType
 from typing import Self
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenstone.errors import InvalidValue, TokenstoneError
 from workloads.moe.model import MoeModel
 from workloads.training.parallel.actions import Actions
-from workloads.training.parallel.communication import CommunicationLog
+from workloads.training.parallel.communication import CommunicationLog, not_completed
 from workloads.training.parallel.data_parallel import reduce_gradients
 from workloads.training.parallel.dualpipev import OverlappedActions, require_two_groups
 from workloads.training.parallel.exchange import AllToAll, Exchange
@@ -143,8 +144,10 @@ def _mean_loss(logits_BTW: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def _own_error(error: BaseException) -> TokenstoneError | None:
-    """The error of ours that led to `error`, if one did."""
+    """The error of ours that led to `error`, if one did. Sends between stages are torch's own, and so is their error."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, TokenstoneError):
+        if isinstance(cause, dist.DistError) or "/gloo/" in str(cause):  # gloo's have no class, but name its source
+            return not_completed("a send between stages", cause)
         cause = cause.__cause__
     return cause

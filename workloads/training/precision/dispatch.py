@@ -18,22 +18,17 @@ Shape suffixes: P rows, D model, T tiles of a row, X bytes of a row's message.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from tokenstone.errors import InvalidValue
 from workloads.training.precision.blocks import BLOCK, TILE, Quantized, quantize
 
 LAYOUT = 1
 """Version of the FP8 layout above. Ranks of one run have the same; it is not sent."""
-
-Send = Callable[[Tensor], Tensor]
-"""Carries a message_PX to others and returns what arrived from them, (any number of rows, X)."""
 
 
 class Codec(Protocol):
@@ -116,40 +111,6 @@ def bf16(dim: int) -> Cast:
 def fp32(dim: int) -> Cast:
     """Lossless: the baseline."""
     return Cast(dim, torch.float32)
-
-
-def dispatch(rows_PD: Tensor, send: Send, send_back: Send) -> Tensor:
-    """Send rows out in FP8; their gradients come home in BF16 by `send_back`."""
-    dim = rows_PD.shape[-1]
-    return coded_exchange(rows_PD, Fp8(dim), bf16(dim), send, send_back)
-
-
-def combine(rows_QD: Tensor, send_back: Send, send: Send) -> Tensor:
-    """Bring rows home in BF16; their gradients go out in FP8 by `send`."""
-    dim = rows_QD.shape[-1]
-    return coded_exchange(rows_QD, bf16(dim), Fp8(dim), send_back, send)
-
-
-def coded_exchange(rows: Tensor, forward: Codec, backward: Codec, send: Send, send_back: Send) -> Tensor:
-    """decode(send(encode(rows))) with a codec for each direction; the gradient takes `send_back`, the way back.
-
-    What rounding changed is passed over by the gradient, as if the rows had travelled whole.
-    """
-    arrived: Tensor = _CodedExchange.apply(rows, forward, backward, send, send_back)  # type: ignore[no-untyped-call]
-    return arrived
-
-
-class _CodedExchange(Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, forward: Codec, backward: Codec, send: Send, send_back: Send) -> Tensor:
-        ctx.codec, ctx.send_back = backward, send_back
-        return forward.decode(send(forward.encode(rows)), rows.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
-        [gradient] = gradients
-        codec: Codec = ctx.codec
-        return codec.decode(ctx.send_back(codec.encode(gradient)), gradient.dtype), None, None, None, None
 
 
 def _checked(matrix: Tensor, columns: int) -> Tensor:
