@@ -27,7 +27,7 @@ def command(
     runs: Annotated[
         int, typer.Option("--runs", min=1, max=100, help="Runs a side; from 4 a difference can be shown.")
     ] = 4,
-    steps: Annotated[int, typer.Option("--steps", min=1, max=1_000_000, help="Counted steps of each run.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", min=1, max=1_000_000, help="Counted steps of each run.")] = 10,
     data: options.Data = Path("tokenstone-data"),
     price_per_device_hour: options.PricePerDeviceHour = None,
     price_book: options.PriceBookFile = None,

@@ -119,10 +119,10 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def _notes(ablation: Ablation) -> list[str]:
-    price = ablation.price
+    price, count = ablation.price, len(ablation.results)
     lines = [
         "Of the counted steps alone: start-up is left out. Intervals by Welch's t on logarithms of the runs; verdicts"
-        f" at 5 % after Holm's adjustment over {len(ablation.results)} techniques.",
+        " at 5 %" + (f" after Holm's adjustment over {count} techniques." if count > 1 else "."),
     ]
     if any(result.p_adjusted is None for result in ablation.results):
         lines.append("Fewer than 4 runs a side cannot show a difference: give --runs 4 or more.")

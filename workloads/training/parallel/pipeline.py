@@ -144,7 +144,7 @@ def _mean_loss(logits_BTW: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def _own_error(error: BaseException) -> TokenstoneError | None:
-    """The error of ours that led to `error`, if one did. Sends between stages are torch's own, and so is their error."""
+    """The error of ours that led to `error`, if one did; sends between stages are torch's, and so is their error."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, TokenstoneError):
         if isinstance(cause, dist.DistError) or "/gloo/" in str(cause):  # gloo's have no class, but name its source
