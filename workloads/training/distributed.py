@@ -18,6 +18,7 @@ from workloads.training.coded_exchange import make_exchange
 from workloads.training.options import apply_options
 from workloads.training.parallel.communication import CommunicationLog, record
 from workloads.training.parallel.data_parallel import all_reduce, clip_gradients, routers, take_load
+from workloads.training.parallel.imbalance import divide_waits
 from workloads.training.parallel.layout import Groups, Layout, make_groups
 from workloads.training.parallel.pipeline import Pipeline, PipelinePlan
 from workloads.training.parallel.processes import DEADLINE_SECONDS
@@ -78,7 +79,7 @@ class RankTrainer:
     ) -> tuple[Tensor, Tensor]:
         """A step whose work and waits are recorded."""
         result = self.step(step, inputs_BT, targets_BT)
-        record(self._log.take(), recorder)
+        record(divide_waits(self._log.take(), self._groups.experts_forward, self._device.torch), recorder)
         return result
 
     def _mean_loss(self, loss: Tensor | None) -> Tensor:

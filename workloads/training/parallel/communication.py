@@ -37,6 +37,8 @@ class Span:
     end: float
     sent_bytes: int = 0
     """What this rank sent to others: its own share of an all-to-all stays, a ring all-reduce sends nearly twice."""
+    stream: str = ""
+    """Name of a sequence of collectives that all ranks of a group make in the same order, if it belongs to one."""
 
     @property
     def seconds(self) -> float:
@@ -77,14 +79,14 @@ class CommunicationLog:
             self._thread.working_since = None
 
     @contextmanager
-    def waiting(self, name: str, activity: Activity, *, sent_bytes: int = 0) -> Iterator[None]:
+    def waiting(self, name: str, activity: Activity, *, sent_bytes: int = 0, stream: str = "") -> Iterator[None]:
         """This thread waits for others."""
         start, worked_since = self._clock(), self._thread.working_since
         try:
             yield
         finally:
             end = self._clock()
-            self._add(Span(name, activity, start, end, sent_bytes))
+            self._add(Span(name, activity, start, end, sent_bytes, stream))
             if worked_since is not None:
                 self._add(Span("compute", "compute", worked_since, start))
                 self._thread.working_since = end

@@ -112,7 +112,8 @@ class AllToAll:
         arrived = rows.new_empty((sum(received_R), *rows.shape[1:]))
         row_bytes = rows[:1].numel() * rows.element_size() if len(rows) else 0
         away = sum(sent_R) - sent_R[self.rank]
-        with self.log.waiting(name, "exposed_communication", sent_bytes=away * row_bytes), collective(name):
+        sent, stream = away * row_bytes, direction.value
+        with self.log.waiting(name, "exposed_communication", sent_bytes=sent, stream=stream), collective(name):
             dist.all_to_all_single(arrived, rows.contiguous(), received_R, sent_R, group=self.groups[direction])
             if self.latency_seconds:
                 time.sleep(self.latency_seconds)
