@@ -39,6 +39,7 @@ def training_document(report: Report, report_path: Path) -> dict[str, Any]:
         "model_flops_per_second": flops,
         "measured_peak_flops_per_second": roofline.get("peak_flops_per_second"),
         "exposed_communication_ratio": evaluation.exposed_communication_ratio,
+        "communication": [total.model_dump(mode="json") for total in evaluation.communication],
         "bubble_ratio": ledger.seconds.get("pipeline_bubble", 0.0) / steps if steps else 0.0,
         "bottleneck": report.bottleneck.model_dump(mode="json") if report.bottleneck else None,
         "price": report.price.model_dump(mode="json") if report.price else None,

@@ -25,7 +25,7 @@ from tokenstone.score.dollar_weighted import dollar_weighted_utilization
 from tokenstone.score.efficiency import efficiency
 from tokenstone.score.factors import factors
 from tokenstone.score.panel import PanelRow, telemetry_rows
-from tokenstone.wire import Facts, InferenceFacts, RunView, TrainingFacts, WindowRow
+from tokenstone.wire import CollectiveTotal, Facts, InferenceFacts, RunView, TrainingFacts, WindowRow
 
 SCHEMA_VERSION = 1
 
@@ -94,6 +94,8 @@ class Evaluation(_Row):
     joules_per_token: float | None
     joules_reason: str
     exposed_communication_ratio: float
+    communication: list[CollectiveTotal] = []
+    """Training: waits and bytes by kind of collective."""
     max_violation: float | None = None
     loss_first: float | None = None
     loss_last: float | None = None
@@ -161,6 +163,7 @@ class _Figures(TypedDict):
     step_tokens_per_second: NotRequired[float | None]
     mfu_ratio: NotRequired[float | None]
     max_violation: NotRequired[float | None]
+    communication: NotRequired[list[CollectiveTotal]]
     loss_first: NotRequired[float | None]
     loss_last: NotRequired[float | None]
     latencies: NotRequired[Latencies]
@@ -191,6 +194,7 @@ def _training(spec: TrainingSpec, facts: TrainingFacts, roofline: Roofline | Non
         "mfu_ratio": utilization,
         "bill": _bill(ledger, ledger.seconds, facts.tokens, "trained", price),
         "max_violation": facts.max_violation,
+        "communication": facts.communication,
         "loss_first": facts.loss_first,
         "loss_last": facts.loss_last,
         "conventions": [flops.convention, "tokens of counted steps only; warm-up is start-up"],

@@ -181,6 +181,16 @@ class DevicePhases(WireModel):
     phases: list[Phase] = Field(max_length=200_000)
 
 
+class CollectiveTotal(WireModel):
+    """All waits of one kind over the counted steps, of all ranks together."""
+
+    name: Text
+    count: Whole
+    seconds: Seconds
+    """Waited, whether or not something computed meanwhile."""
+    sent_bytes: Whole
+
+
 class TrainingFacts(WireModel):
     """What a training run did. No score: that is the service's."""
 
@@ -193,6 +203,7 @@ class TrainingFacts(WireModel):
     tokens: Tokens
     """Tokens trained in counted steps; those of warm-up and of lost work are not."""
     recomputed_flops: Amount = 0.0
+    communication: list[CollectiveTotal] = Field(default_factory=list, max_length=100)
     loss_first: float | None = None
     loss_last: float | None = None
     max_violation: Amount | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -10,19 +11,19 @@ from torch import Tensor
 
 from tokenstone.errors import InvalidValue
 from tokenstone.run import TrainingSpec
-from tokenstone.wire import DevicePhases
+from tokenstone.wire import CollectiveTotal
 from workloads.device import Device
 from workloads.moe.model import MoeModel
 from workloads.recorder import TorchRecorder
 from workloads.training.coded_exchange import make_exchange
 from workloads.training.options import apply_options
-from workloads.training.parallel.communication import CommunicationLog, record
+from workloads.training.parallel.communication import CommunicationLog, Span, Total, record, totals
 from workloads.training.parallel.data_parallel import all_reduce, clip_gradients, routers, take_load
 from workloads.training.parallel.imbalance import divide_waits
 from workloads.training.parallel.layout import Groups, Layout, make_groups
 from workloads.training.parallel.pipeline import Pipeline, PipelinePlan
 from workloads.training.parallel.processes import DEADLINE_SECONDS
-from workloads.training.update import LARGEST_GRADIENT_NORM, make_optimizer, set_learning_rate, update_biases
+from workloads.training.update import LARGEST_GRADIENT_NORM, Gathered, make_optimizer, set_learning_rate, update_biases
 
 _SHARDED = ("routed.gate_up_EDF", "routed.down_EFD")
 """Ends of the names of parameters of which each expert rank holds a part."""
@@ -43,6 +44,7 @@ class RankTrainer:
         self._groups: Groups = make_groups(layout, deadline_seconds=DEADLINE_SECONDS)
         self._sequences = spec.batch_sequences // layout.data
         self._log = CommunicationLog(clock=recorder.elapsed_seconds)
+        self._counted: list[Span] = []
         model = MoeModel(spec.model, seed=spec.seed)
         self.parameter_count = model.parameter_count()
         self.provenance = apply_options(model, spec, device.torch) | {"layout": _describe(spec)}
@@ -79,7 +81,9 @@ class RankTrainer:
     ) -> tuple[Tensor, Tensor]:
         """A step whose work and waits are recorded."""
         result = self.step(step, inputs_BT, targets_BT)
-        record(divide_waits(self._log.take(), self._groups.experts_forward, self._device.torch), recorder)
+        spans = self._log.take()
+        self._counted += [span for span in spans if span.activity != "compute"]
+        record(divide_waits(spans, self._groups.experts_forward, self._device.torch), recorder)
         return result
 
     def _mean_loss(self, loss: Tensor | None) -> Tensor:
@@ -91,13 +95,18 @@ class RankTrainer:
         all_reduce(sum_and_count, everyone, self._log, "loss")
         return sum_and_count[0] / sum_and_count[1]
 
-    def gather(self, recorder: TorchRecorder, max_violation: float) -> tuple[list[DevicePhases], float, float] | None:
-        """On rank 0: phases of all devices, the longest time for which one was held, the largest MaxVio."""
-        gathered = _gathered((recorder.finish(), recorder.elapsed_seconds(), max_violation))
+    def start_counting(self) -> None:
+        """The warm-up is over: count waits and bytes from here."""
+        self._counted.clear()
+
+    def gather(self, recorder: TorchRecorder, max_violation: float) -> Gathered | None:
+        """On rank 0: what all ranks did."""
+        mine = (recorder.finish(), recorder.elapsed_seconds(), max_violation, totals(self._counted))
+        gathered = _gathered(mine)
         if gathered is None:
             return None
-        held = max(seconds for _, seconds, _ in gathered)
-        return [device for device, _, _ in gathered], held, max(violation for _, _, violation in gathered)
+        devices, held, violations, communication = zip(*gathered, strict=True)
+        return Gathered(list(devices), max(held), max(violations), _added(communication))
 
     def whole_model(self) -> MoeModel | None:
         """On rank 0: the trained model, put together from all ranks' parts."""
@@ -124,6 +133,19 @@ class RankTrainer:
     def close(self) -> None:
         """End the pipeline's threads."""
         self.pipeline.close()
+
+
+def _added(ranks: Iterable[dict[str, Total]]) -> list[CollectiveTotal]:
+    """Waits and bytes by kind, summed over the ranks."""
+    sums: dict[str, Total] = {}
+    for rank in ranks:
+        for name, total in rank.items():
+            old = sums.get(name, Total(0, 0.0, 0))
+            sums[name] = Total(old.count + total.count, old.seconds + total.seconds, old.sent_bytes + total.sent_bytes)
+    return [
+        CollectiveTotal(name=name, count=total.count, seconds=total.seconds, sent_bytes=total.sent_bytes)
+        for name, total in sorted(sums.items())
+    ]
 
 
 T = TypeVar("T")

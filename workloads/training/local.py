@@ -7,14 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenstone.run import TrainingSpec
-from tokenstone.wire import DevicePhases
 from workloads.device import Device
 from workloads.moe.model import MoeModel
 from workloads.moe.mtp import MultiTokenPrediction
 from workloads.moe.router import Router
 from workloads.recorder import TorchRecorder
 from workloads.training.options import apply_options
-from workloads.training.update import LARGEST_GRADIENT_NORM, make_optimizer, set_learning_rate, update_biases
+from workloads.training.update import LARGEST_GRADIENT_NORM, Gathered, make_optimizer, set_learning_rate, update_biases
 
 
 class LocalTrainer:
@@ -62,9 +61,12 @@ class LocalTrainer:
     def _routers(self) -> list[Router]:
         return self.model.routers() + (self.prediction.routers() if self.prediction is not None else [])
 
-    def gather(self, recorder: TorchRecorder, max_violation: float) -> tuple[list[DevicePhases], float, float]:
-        """Phases of all devices, wall time for which they were held, and the largest MaxVio: those of this one."""
-        return [recorder.finish()], recorder.elapsed_seconds(), max_violation
+    def start_counting(self) -> None:
+        """The warm-up is over. There is no communication to count."""
+
+    def gather(self, recorder: TorchRecorder, max_violation: float) -> Gathered:
+        """What all ranks did: this one."""
+        return Gathered([recorder.finish()], recorder.elapsed_seconds(), max_violation, [])
 
     def whole_model(self) -> MoeModel:
         """The trained model."""

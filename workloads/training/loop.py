@@ -65,6 +65,7 @@ def train(
         if step in {0, spec.warm_up_steps}:
             progress.phase("warm_up" if warming_up else "step")
             counted_from = recorder.elapsed_seconds()
+            trainer.start_counting()
         with recorder.phase("warm_up" if warming_up else "step", steps=1):
             with recorder.activity("input_stall"):
                 inputs_BT, targets_BT = batches.at(step, device)
@@ -87,18 +88,18 @@ def train(
     gathered = trainer.gather(recorder, _largest_violation(counted_load))
     if gathered is None:
         return None
-    phases, held_seconds, violation = gathered
     tokens = spec.steps * spec.tokens_per_step
     how = Recompute(spec.recompute)
     return TrainingFacts(
         started_unix_seconds=started_unix_seconds,
-        devices=phases,
-        allocated_seconds=held_seconds,
+        devices=gathered.devices,
+        allocated_seconds=gathered.held_seconds,
         tokens=tokens,
         recomputed_flops=recomputed_flops(spec.model, spec.sequence_length, tokens, how, AttentionCount.CAUSAL),
         loss_first=losses[0],
         loss_last=losses[-1],
-        max_violation=violation,
+        max_violation=gathered.max_violation,
+        communication=gathered.communication,
         provenance=provenance(device, trainer.parameter_count, corpus, spec.dtype) | trainer.provenance,
     )
 

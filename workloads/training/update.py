@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tokenstone.run import TrainingSpec
+from tokenstone.wire import CollectiveTotal, DevicePhases
 from workloads.moe.router import Router
+
+
+class Gathered(NamedTuple):
+    """What all ranks of a training did."""
+
+    devices: list[DevicePhases]
+    held_seconds: float
+    """The longest wall time for which a device was held."""
+    max_violation: float
+    communication: list[CollectiveTotal]
+
 
 LARGEST_GRADIENT_NORM = 1.0
 _BETAS = (0.9, 0.95)

@@ -69,6 +69,21 @@ def test_a_layout_trains_the_same_model_and_accounts_for_every_second(
         assert (trained[parameter] - expected).norm() < 0.05 * expected.norm(), parameter
 
 
+def test_bytes_by_collective_are_what_the_layout_sends(run_ranks, device, short_text, alone):
+    def dispatched(**changes) -> tuple[int, int]:
+        facts = run_ranks(2, on_a_rank, spec(short_text, layout=LAYOUTS["experts"], **changes), device)[0]
+        totals = {total.name: total for total in facts.communication}
+        return totals["dispatch"].count, totals["dispatch"].sent_bytes
+
+    count, plain = dispatched()
+    assert count == 2 * 3 * 4 * 2  # ranks, counted steps, layers, both passes
+    # Rows that leave: of 256 tokens x 2 experts, somewhere about half; 128 fp32 values each, in both passes.
+    assert plain == pytest.approx(3 * 4 * 2 * 256 * 2 / 2 * 128 * 4, rel=0.5)
+    _, coded = dispatched(dispatch_precision="fp8")
+    assert coded == pytest.approx(plain * (128 + 4) / (128 * 4), rel=0.1)
+    assert alone[0].communication == []
+
+
 def test_fp8_changes_the_numbers_a_little_and_says_how_it_multiplied(run_ranks, device, short_text, alone):
     changed = spec(
         short_text,
