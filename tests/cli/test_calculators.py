@@ -6,23 +6,7 @@ import sys
 
 import pytest
 
-from cli.main import main
-
 H800 = ["--model", "deepseek-v3", "--hardware", "h800-sxm", "--devices", "2048", "--seq", "4096", "--dtype", "bf16"]
-
-
-@pytest.fixture
-def tokenstone(capsys, monkeypatch):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["tokenstone", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

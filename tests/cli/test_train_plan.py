@@ -1,25 +1,14 @@
 """What `tokenstone train` takes and refuses, before anything is started."""
 
 import json
-import sys
 
 import pytest
 
-from cli.main import main
-
 
 @pytest.fixture
-def dry_run(capsys, monkeypatch):
+def dry_run(tokenstone):
     """`tokenstone train --dry-run` with these arguments: (exit code, stdout, stderr)."""
-
-    def call(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["tokenstone", "train", "--dry-run", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return exit_.value.code, captured.out, captured.err
-
-    return call
+    return lambda *arguments: tokenstone("train", "--dry-run", *arguments)
 
 
 @pytest.fixture

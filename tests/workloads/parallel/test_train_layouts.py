@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from tokenstone.errors import InvalidValue, UsageError
@@ -15,7 +17,10 @@ from tokenstone.run import TrainingLayout, TrainingSpec
 from tokenstone.wire import TrainingFacts
 from workloads import checkpoint as checkpoints
 from workloads.device import Device
+from workloads.recorder import TorchRecorder
+from workloads.training.distributed import RankTrainer
 from workloads.training.loop import train
+from workloads.training.parallel.exchange import AllToAll, Pass
 
 SHAPE = CPU_TINY.model_copy(update={"layers": 4, "name": "four layers"})
 SPEC = TrainingSpec(
@@ -67,6 +72,29 @@ def test_a_layout_trains_the_same_model_and_accounts_for_every_second(
     trained = dict(checkpoints.load(path).model.named_parameters())
     for parameter, expected in model_alone.named_parameters():  # Adam makes much of rounding where gradients are small
         assert (trained[parameter] - expected).norm() < 0.05 * expected.norm(), parameter
+
+
+def _backward_has_its_own_thread(wanted: TrainingSpec, device: Device) -> bool:
+    """Whether a step of this rank runs forward and backward exchanges in different threads."""
+    trainer = RankTrainer(wanted, device, TorchRecorder(device))
+    threads: dict[Pass, set[int]] = {Pass.FORWARD: set(), Pass.BACKWARD: set()}
+    send = AllToAll.transfer
+
+    def noted(self, rows, sent_R, received_R, direction, name):
+        threads[direction].add(threading.get_ident())
+        return send(self, rows, sent_R, received_R, direction, name)
+
+    AllToAll.transfer = noted  # this process is a fork of the test's own
+    ids = torch.randint(SHAPE.vocabulary, (wanted.batch_sequences, wanted.sequence_length))
+    trainer.step(0, ids, ids)
+    trainer.close()
+    return bool(threads[Pass.BACKWARD] - threads[Pass.FORWARD])
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_the_switch_decides_whether_dualpipev_overlaps(run_ranks, device, short_text, overlap):
+    layout = LAYOUTS["dualpipev"].model_copy(update={"overlap": overlap})
+    assert run_ranks(4, _backward_has_its_own_thread, spec(short_text, layout=layout), device) == [overlap] * 4
 
 
 def test_bytes_by_collective_are_what_the_layout_sends(run_ranks, device, short_text, alone):
