@@ -11,12 +11,14 @@ import hashlib
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 
 from tokenstone.errors import InvalidFile, InvalidValue
+
+if TYPE_CHECKING:  # the load generator reads the corpus too, and needs no torch for it
+    from torch import Tensor
 
 STANDARD_LIBRARY = "python-stdlib"
 CORPUS_BYTES = 2_000_000
@@ -84,6 +86,8 @@ def train_tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 
 def encode(corpus: Corpus, tokenizer: Tokenizer) -> Tensor:
     """The whole corpus as tokens, int64."""
+    import torch  # noqa: PLC0415
+
     encoded = tokenizer.encode_batch(_chunks(corpus.text))
     return torch.tensor([token for chunk in encoded for token in chunk.ids], dtype=torch.int64)
 
@@ -94,6 +98,8 @@ def _chunks(text: str) -> list[str]:
 
 def random_windows(tokens_N: Tensor, count: int, length: int, *, seed: int) -> Tensor:
     """`count` stretches of `length` consecutive tokens from random places, (count, length)."""
+    import torch  # noqa: PLC0415
+
     places = len(tokens_N) - length + 1
     if places < 1:
         raise InvalidFile(

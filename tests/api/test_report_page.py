@@ -93,7 +93,7 @@ def inference(price, *, run_id="infer-1", probe=PROBE, ttft_limit=0.5, cached=16
                 columns[name].append(value)
             now += duration
         for _ in pair:
-            for name, value in zip(requests, (3.0, first, now, 64, cached, 64), strict=True):
+            for name, value in zip(requests, (3.0, first, now, 64, cached, 64, None), strict=True):
                 requests[name].append(value)
     facts = InferenceFacts(
         started_unix_seconds=START + 40, allocated_seconds=now + 0.5, device_count=1, startup_seconds=3.0,
