@@ -13,13 +13,14 @@ from api.body import BodyMiddleware
 from api.leases import leases_checked
 from api.metrics import ServiceMetrics
 from api.routes import catalogues, operation, reports, results, runs, telemetry
-from api.server import bound_socket, run_server
+from api.server import run_server
 from api.settings import Settings
 from api.store.engine import Store, open_store
 from api.store.price_books import add_price_book
 from tokenstone import __version__
 from tokenstone.cost import builtin_book
 from tokenstone.errors import Conflict, NotWritable
+from tokenstone.listen import bound_socket
 
 DESCRIPTION = """What does a token really cost on this cluster, and where did the rest of the money go?
 

@@ -49,6 +49,8 @@ class Generator:
     prompts: PromptSource
     traffic: Traffic
     seed: int = 0
+    label: str = "load"
+    """Requests are called `label`-index (X-Request-Id)."""
     most_seconds: float = 3600.0
     """However it goes, the load ends after that long; what is under way then is `stopped`."""
     on_progress: Callable[[int, int], None] = lambda done, tokens: None
@@ -136,7 +138,8 @@ class _Run:
         outcome = Outcome(due)
         for turn in conversation.turns:
             said.append(self._prompt(turn, first=not said))
-            outcome = await self._client.send(said, turn.output_tokens, due, f"load-{turn.index}", self._seed(turn))
+            name = f"{self._g.label}-{turn.index}"
+            outcome = await self._client.send(said, turn.output_tokens, due, name, self._seed(turn))
             self._outcomes[turn.index] = outcome
             self._ended += 1
             self._tokens += outcome.output_tokens
