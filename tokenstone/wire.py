@@ -25,6 +25,7 @@ UnixSeconds = Annotated[float, Field(ge=0, le=1e11)]
 Whole = Annotated[int, Field(ge=0, le=2**53)]
 """Whole numbers as far as every reader of JSON holds them exactly."""
 Tokens = Whole
+Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class WireModel(BaseModel):
@@ -212,6 +213,12 @@ class TrainingFacts(WireModel):
     provenance: dict[str, Text] = Field(default_factory=dict, max_length=50)
 
 
+_OPTIONAL_COLUMNS = frozenset(
+    {"scheduler_seconds", "sampler_seconds", "detokenizer_seconds", "activated_experts", "drafted_tokens",
+     "accepted_tokens", "cache_used_ratio", "preemptions"}
+)  # fmt: skip
+
+
 class Iterations(WireModel):
     """Engine iterations as columns. Model, communication and host seconds are exclusive parts of the duration."""
 
@@ -228,12 +235,25 @@ class Iterations(WireModel):
     requests: list[list[Annotated[int, Field(ge=0)]]] = Field(default_factory=list)
     """Indices into the run's requests: who took part."""
     request_tokens: list[list[Tokens]] = Field(default_factory=list)
-    """Tokens that each of them had prefilled or decoded here."""
+    """Tokens that each of them had prefilled or decoded here; guesses that proved wrong are none."""
+    # What an engine may also tell: a whole column, or an empty one.
+    scheduler_seconds: list[Seconds] = Field(default_factory=list)
+    """Parts of the host seconds, as the next two."""
+    sampler_seconds: list[Seconds] = Field(default_factory=list)
+    detokenizer_seconds: list[Seconds] = Field(default_factory=list)
+    activated_experts: list[Whole] = Field(default_factory=list)
+    """Experts that had at least one of these tokens, summed over layers."""
+    drafted_tokens: list[Tokens] = Field(default_factory=list)
+    """Guesses that were checked (speculative decoding), and those of them that proved right."""
+    accepted_tokens: list[Tokens] = Field(default_factory=list)
+    cache_used_ratio: list[Ratio] = Field(default_factory=list)
+    """Pages of the cache that requests hold, of all pages."""
+    preemptions: list[Whole] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _columns_are_even(self) -> Self:
         lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
-        if len(set(lengths.values())) > 1:
+        if len({length for name, length in lengths.items() if length or name not in _OPTIONAL_COLUMNS}) > 1:
             raise ValueError(f"columns differ in length: {lengths}")
         for members, tokens in zip(self.requests, self.request_tokens, strict=True):
             if len(members) != len(tokens):
@@ -330,6 +350,8 @@ class InferenceFacts(WireModel):
     inter_token: Histogram | None = None
     """Gaps between the tokens of every request (ITL)."""
     client: ClientLag | None = None
+    expert_load: list[list[Whole]] | None = None
+    """Tokens of each expert of each expert layer, start-up included; None where it was not counted."""
     probe: Probe | None = None
     provenance: dict[str, Text] = Field(default_factory=dict, max_length=50)
 
