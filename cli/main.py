@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, agent, bench, calc, catalogue, doctor, probe, serve, train
+from cli import ablate, agent, bench, calc, catalogue, doctor, infer, probe, serve, serve_model, train
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 app.command("bench")(bench.command)
 app.command("train")(train.command)
+app.command("infer")(infer.command)
+app.command("serve-model")(serve_model.command)
 app.command("ablate")(ablate.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)

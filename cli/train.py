@@ -142,7 +142,7 @@ def command(
     )  # fmt: skip
 
     def work(session: Session) -> list[str]:
-        return [session.run("train", spec, session.probe(spec.dtype, ranks=nproc))]
+        return [session.run("train", spec, session.probe(spec.dtype, ranks=nproc), checkpoint=site.checkpoint)]
 
     result = run_session(site, "train", work)
     if json:

@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
             _add_target(command)
         if name == "serve":
             command.add_argument("--context", type=int, required=True, help="longest request, tokens")
-            command.add_argument("--record", type=Path, required=True, help="where the iterations are written at the end")
+            command.add_argument(
+                "--record", type=Path, required=True, help="where the iterations are written at the end"
+            )
             command.add_argument("--tokenizer", type=Path, required=True, help="where the tokenizer is written at once")
     return parser
 

@@ -68,9 +68,12 @@ class Generation(BaseModel):
 class CompletionRequest(Generation):
     """`POST /v1/completions`."""
 
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1, max_length=256)] | Annotated[
-        list[Ids], Field(min_length=1, max_length=256)
-    ]
+    prompt: (
+        str
+        | Ids
+        | Annotated[list[str], Field(min_length=1, max_length=256)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=256)]
+    )
 
     @property
     def prompts(self) -> list[str | list[int]]:
