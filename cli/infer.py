@@ -135,7 +135,8 @@ def command(
     if sweep:
         from cli.sweep import run_sweep  # noqa: PLC0415
 
-        return run_sweep(site, spec, remote, arguments, checkpoint, json=json)
+        run_sweep(site, spec, remote, arguments, checkpoint, json=json)
+        return
 
     def work(session: Session) -> list[str]:
         probe = session.probe(spec.dtype) if remote is None else None
@@ -157,4 +158,3 @@ def command(
     evaluation = section.evaluation
     if evaluation.requests and sum((evaluation.errors or {}).values()) == evaluation.requests:
         raise typer.Exit(1)  # reported all the same, but nothing of it worked
-    return None

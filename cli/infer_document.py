@@ -1,4 +1,4 @@
-"""The JSON documents of `infer`. Their keys are stable: scripts rely on them. What is null has its reason in `absent`."""
+"""The JSON documents of `infer`. Their keys are stable: scripts rely on them. What is null has a reason in `absent`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def infer_document(report: Report, report_path: Path) -> dict[str, Any]:
 def load_document(section: Section) -> dict[str, Any]:
     """One load."""
     evaluation, spec = section.evaluation, section.run.spec
-    assert isinstance(spec, InferenceSpec)
+    assert isinstance(spec, InferenceSpec)  # noqa: S101  a load has no other
     errors = evaluation.errors or {}
     document = section_document(section) | {
         "requests": evaluation.requests,
@@ -53,7 +53,7 @@ def load_document(section: Section) -> dict[str, Any]:
 def _reasons(section: Section) -> dict[str, str]:
     """Why a figure is null, where it is."""
     evaluation, spec = section.evaluation, section.run.spec
-    assert isinstance(spec, InferenceSpec)
+    assert isinstance(spec, InferenceSpec)  # noqa: S101  a load has no other
     nobody = "no request succeeded"
     no_objective = "no objective was given: --slo ttft=2s,tpot=80ms"
     bill = "devices_unknown" if "devices_unknown" in evaluation.validity else None

@@ -60,7 +60,7 @@ def make_spec(wanted: Wanted) -> InferenceSpec:
             requests=ENDPOINT_REQUESTS, input_tokens=ENDPOINT_INPUT, output_tokens=ENDPOINT_OUTPUT,
             max_batch=ENDPOINT_CLIENTS,
         )  # fmt: skip
-    lengths, group_size = _lengths(wanted, base)
+    lengths, group_size = _lengths(wanted)
     requests, sha = wanted.requests or base.requests, ""
     if wanted.trace is not None:
         from workloads.load.trace import read_trace  # noqa: PLC0415
@@ -94,7 +94,7 @@ def _arrival(wanted: Wanted) -> str:
     return "poisson" if wanted.burstiness is None else "gamma"
 
 
-def _lengths(wanted: Wanted, base: InferenceSpec) -> tuple[Lengths | None, int]:
+def _lengths(wanted: Wanted) -> tuple[Lengths | None, int]:
     """Lengths and size of a group; None for the spec's own, every request the same."""
     if wanted.traffic is None:
         return None, 1

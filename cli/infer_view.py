@@ -15,7 +15,7 @@ from tokenstone.run import InferenceSpec
 def print_load(section: Section, console: Console) -> None:
     """Print what the requests of a load waited, how many met the objective, and what failed."""
     evaluation, spec = section.evaluation, section.run.spec
-    assert isinstance(spec, InferenceSpec)
+    assert isinstance(spec, InferenceSpec)  # noqa: S101  a load has no other
     console.print()
     console.print(_latencies(evaluation))
     console.print()
@@ -24,8 +24,8 @@ def print_load(section: Section, console: Console) -> None:
     if evaluation.client is not None:
         lag = evaluation.client
         console.print(
-            f"Client's own lag, p99: sending {lag.send_p99_seconds * 1e3:.2f} ms, waking {lag.loop_p99_seconds * 1e3:.2f} "
-            f"ms (saturated above {lag.limit_seconds * 1e3:.0f} ms)"
+            f"Client's own lag, p99: sending {lag.send_p99_seconds * 1e3:.2f} ms, waking "
+            f"{lag.loop_p99_seconds * 1e3:.2f} ms (saturated above {lag.limit_seconds * 1e3:.0f} ms)"
         )
     for kind in sorted(evaluation.errors or {}):
         console.print(

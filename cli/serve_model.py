@@ -68,7 +68,7 @@ def command(
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as workloads.main does, and before torch is imported
     with needs("workloads"):
         from workloads.serving.server import ServingOptions, serve_model  # noqa: PLC0415
-    assert spec.model is not None  # presets have one
+    assert spec.model is not None  # noqa: S101  presets have one
     serving = ServingOptions(
         shape=spec.model, dtype=spec.dtype, checkpoint=checkpoint, max_batch=max_batch or spec.max_batch,
         context=context, max_waiting=max_waiting, token_budget=token_budget, pages=pages,

@@ -106,7 +106,7 @@ class Session:
         told = ["--spec", str(spec_path), *self._threads(ranks), *arguments]
         told += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
         if devices is None:
-            assert probe is not None  # what runs here has been probed
+            assert probe is not None  # noqa: S101  what runs here has been probed
             devices = self._devices(probe, ranks)
         create = RunCreate(run_id=run_id, cluster=site.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS)
         with _open_run(self._client, create) as alive, self._stages.stage(title or command, spec.preset) as stage:
@@ -116,6 +116,10 @@ class Session:
             facts: Any = TypeAdapter(Facts).validate_python(result | measured)
             self._client.put_facts(run_id, facts)
         return run_id
+
+    def score(self, run_id: str) -> Evaluation:
+        """Score one run at the site's price."""
+        return self._client.score_run(run_id, self._site.price)
 
     def scores(self, run_ids: list[str]) -> list[Evaluation]:
         """Score the runs at the site's price; return their evaluations, in order."""

@@ -134,7 +134,7 @@ def latencies(requests: RequestTimes, inter_token: Histogram | None = None) -> L
 
 def missed(requests: RequestTimes, objective: Objective | None) -> list[bool]:
     """Whether each request missed the objective. One that failed has; without an objective no other does."""
-    limits = (None, None, None)
+    limits: tuple[float | None, float | None, float | None] = (None, None, None)
     if objective is not None:
         limits = (objective.ttft_seconds, objective.tpot_seconds, objective.e2e_seconds)
     result = []

@@ -2,8 +2,8 @@
 
     ttft=2s,tpot=80ms          mlperf-r1
 
-MLPerf holds the 99th percentile of a run with Poisson arrivals against its limits. Here each request is held against them,
-and a run meets the objective where 99 % of its requests do, which is at least as strict.
+MLPerf holds the 99th percentile of a run with Poisson arrivals against its limits. Here each request is held against
+them, and a run meets the objective where 99 % of its requests do, which is at least as strict.
 """
 
 from __future__ import annotations

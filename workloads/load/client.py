@@ -138,8 +138,7 @@ class Client:
 
     async def _read(self, response: aiohttp.ClientResponse, outcome: Outcome) -> None:
         if response.content_type == "application/json":  # an endpoint that does not stream: first and last are one
-            message = json.loads(await response.read())
-            _Answer(outcome).take(message, time.monotonic())
+            _Answer(outcome).take_event(await response.read(), time.monotonic())
             answer_ended = True
         else:
             answer, buffer = _Answer(outcome), EventBuffer()
@@ -201,8 +200,6 @@ class _Answer:
     def take(self, message: dict[str, Any], now: float) -> None:
         """Take one message: tokens, the reason of the end, the usage."""
         outcome = self._outcome
-        if not isinstance(message, dict) or not isinstance(message.get("choices") or [], list):
-            raise ValueError("an answer without choices")
         for choice in message.get("choices") or []:
             part = choice.get("delta") or choice.get("message") or {}
             text = choice.get("text") or part.get("content") or ""

@@ -1,4 +1,4 @@
-"""Named traffic: what kinds of work ask for. The shapes are ours, round numbers and no measurement of anybody's service.
+"""Named traffic: what kinds of work ask for. The shapes are round numbers of ours, no measurement of any service.
 
 `scaled` fits them to a model with a short context; the proportions stay.
 """

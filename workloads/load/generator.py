@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,7 @@ class Generator:
     """Requests are called `label`-index (X-Request-Id)."""
     most_seconds: float = 3600.0
     """However it goes, the load ends after that long; what is under way then is `stopped`."""
-    on_progress: Callable[[int, int], None] = lambda done, tokens: None
+    on_progress: Callable[[int, int], None] = lambda _done, _tokens: None
     """Told after each answer: how many requests have ended, and their output tokens."""
 
     def run(self, plan: Sequence[Conversation]) -> Load:
@@ -68,12 +69,11 @@ class Generator:
 
 def _run_loop(work: Coroutine[Any, Any, Load]) -> Load:
     """Run on uvloop where it is installed, which costs half of asyncio's own loop."""
-    try:
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with suppress(ModuleNotFoundError):
         import uvloop  # noqa: PLC0415
 
         factory = uvloop.new_event_loop
-    except ModuleNotFoundError:
-        factory = asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)
 
@@ -167,10 +167,10 @@ class _Run:
         outcomes = []
         dues = {turn.index: began + (c.due_seconds or 0.0) for c in self._plan for turn in c.turns}
         for index, found in enumerate(self._outcomes):
+            outcome = found or Outcome(min(dues[index], now))
             if found is None:
-                found = Outcome(min(dues[index], now))
-                found.fail("stopped", "the run was ended before it was sent", now)
-            outcomes.append(found)
+                outcome.fail("stopped", "the run was ended before it was sent", now)
+            outcomes.append(outcome)
         return outcomes
 
 

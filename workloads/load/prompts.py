@@ -45,6 +45,10 @@ class TokenPrompts:
     corpus: list[int] = field(repr=False)
 
     def stretch(self, tokens: int, key: Sequence[int]) -> Prompt:
+        """As `ids`."""
+        return self.ids(tokens, key)
+
+    def ids(self, tokens: int, key: Sequence[int]) -> list[int]:
         """Consecutive tokens from a random place; what is longer than the corpus repeats it."""
         start = int(np.random.default_rng(list(key)).integers(len(self.corpus)))
         doubled = self.corpus[start:] + self.corpus[:start]
@@ -71,13 +75,13 @@ class TextPrompts:
 
     def stretch(self, tokens: int, key: Sequence[int]) -> Prompt:
         """As TokenPrompts, decoded."""
-        return str(self.tokens.tokenizer.decode(self.tokens.stretch(tokens, key)))
+        return str(self.tokens.tokenizer.decode(self.tokens.ids(tokens, key)))
 
     def join(self, parts: Sequence[Prompt]) -> Prompt:
         """One text."""
         return "".join(str(part) for part in parts)
 
-    def answer(self, text: str, token_ids: Sequence[int]) -> Prompt:
+    def answer(self, text: str, token_ids: Sequence[int]) -> Prompt:  # noqa: ARG002  the protocol's
         """The text."""
         return text
 
@@ -86,7 +90,15 @@ class TextPrompts:
         return self.tokens.count(text)
 
 
-_WORDS = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system", "program", "question", "work", "government", "number", "night", "point", "home", "water", "room", "mother", "area", "money", "story", "fact", "month", "lot", "right", "study", "book", "eye", "job", "word", "business", "issue", "side", "kind", "head", "house", "service", "friend", "father", "power", "hour", "game", "line", "end", "member", "law", "car", "city", "community", "name", "team", "minute", "idea", "body", "information", "back", "parent", "face", "others", "level", "office", "door", "health", "person", "art", "war", "history", "party", "result", "change", "morning", "reason", "research", "girl"]
+_COMMON = """
+time year people way day man thing woman life child world school state family student group country problem
+hand part place case week company system program question work government number night point home water room
+mother area money story fact month lot right study book eye job word business issue side kind head house
+service friend father power hour game line end member law car city community name team minute idea body
+information back parent face others level office door health person art war history party result change
+morning reason research girl
+"""
+_WORDS = _COMMON.split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +114,11 @@ class WordPrompts:
         """One text."""
         return "".join(str(part) for part in parts)
 
-    def answer(self, text: str, token_ids: Sequence[int]) -> Prompt:
+    def answer(self, text: str, token_ids: Sequence[int]) -> Prompt:  # noqa: ARG002  the protocol's
         """The text."""
         return text
 
-    def count(self, text: str) -> int | None:
+    def count(self, text: str) -> int | None:  # noqa: ARG002  the protocol's
         """Unknown."""
         return None
 

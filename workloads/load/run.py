@@ -15,7 +15,7 @@ from tokenstone.errors import InvalidValue
 from tokenstone.latency import histogram
 from tokenstone.run import InferenceSpec
 from tokenstone.wire import InferenceFacts, Iterations
-from workloads.load.client import Endpoint, base_url
+from workloads.load.client import Api, Endpoint, base_url
 from workloads.load.engine_process import EngineProcess
 from workloads.load.generator import Generator, Load
 from workloads.load.outcome import Outcome, request_columns
@@ -33,7 +33,7 @@ class Target:
     """Where an endpoint is and how it is spoken to. Without `url`, the reference engine is started."""
 
     url: str | None = None
-    api: str | None = None
+    api: Api | None = None
     key: str | None = None
     tokenizer: Path | None = None
     devices: int | None = None
@@ -101,10 +101,9 @@ class _Run:
         return facts.model_copy(update={"allocated_seconds": max(ended - self.started, _last_instant(iterations))})
 
     def _endpoint(self, url: str, model: str) -> Endpoint:
-        api = self.target.api
         return Endpoint(
             url=base_url(url), model=model, key=self.target.key, temperature=self.spec.temperature,
-            api=api if api in {"completions", "chat"} else None, timeout_seconds=self.target.timeout_seconds,
+            api=self.target.api, timeout_seconds=self.target.timeout_seconds,
         )  # fmt: skip
 
     def _warm_up(self, endpoint: Endpoint, prompts: PromptSource) -> None:

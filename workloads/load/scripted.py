@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint whose every latency is written down beforehand: what a load generator is checked against.
+"""An OpenAI-compatible endpoint whose latencies are written down beforehand, to check a load generator against.
 
     python -m workloads.load.scripted '[{"ttft_seconds": 0.05, "gap_seconds": 0.01, "tokens": 8}, {"status": 429}]'
 

@@ -49,7 +49,9 @@ COMPLETION = Shape("cmpl", "text_completion", "text_completion", chat=False)
 CHAT = Shape("chatcmpl", "chat.completion", "chat.completion.chunk", chat=True)
 
 
-def create_app(engine: EngineThread, generator: Generator, metrics: ServingMetrics, model: str) -> FastAPI:
+def create_app(  # noqa: PLR0915  each route is short
+    engine: EngineThread, generator: Generator, metrics: ServingMetrics, model: str
+) -> FastAPI:
     """The application; it starts and stops the engine's thread."""
 
     @asynccontextmanager
@@ -196,13 +198,13 @@ async def _merged(generator: Generator, running: Sequence[Running]) -> AsyncIter
     try:
         left = len(tasks)
         while left:
-            index, piece = await pieces.get()
-            if piece is None:
+            index, found = await pieces.get()
+            if found is None:
                 left -= 1
-            elif isinstance(piece, Exception):
-                raise piece
+            elif isinstance(found, Exception):
+                raise found
             else:
-                yield index, piece
+                yield index, found
     finally:
         for task in tasks:
             task.cancel()

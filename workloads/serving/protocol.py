@@ -80,9 +80,8 @@ class CompletionRequest(Generation):
         """The prompts one by one, each text or ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [[token for token in self.prompt if isinstance(token, int)]]
-        return [part for part in self.prompt if isinstance(part, str | list)]
+        ids = [token for token in self.prompt if isinstance(token, int)]
+        return [ids] if ids else [part for part in self.prompt if not isinstance(part, int)]
 
 
 class Part(BaseModel):

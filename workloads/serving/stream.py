@@ -53,7 +53,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._messages, self._give_up = messages, give_up
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send it all, or stop where the client goes away."""
         sending = asyncio.ensure_future(self._send(send))
         watching = asyncio.ensure_future(_gone(receive))
