@@ -43,6 +43,8 @@ def attend(
     for part in plan.prefilling:
         here = slice(part.start, part.start + part.sequences * part.new)
         parts.append(_prefill(w, layer, q_nope_LHN[here], q_rope_LHR[here], latents_LM[here], part, cache))
+    if not parts:  # nothing to do here, but other ranks wait for this one
+        return torch.zeros_like(x_LD)
     return w.output(parts[0] if len(parts) == 1 else torch.cat(parts))
 
 

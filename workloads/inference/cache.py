@@ -60,6 +60,7 @@ class DecodeWindow:
         self._slots, self._length = slots, length
         self.capacity = 0
         self.members: list[Sequence] = []
+        self._window: Tensor = cache.latents_YRM[:0]
         self._grow(min(length, _CAPACITY_STEP))
 
     def enter(self, sequence: Sequence, tokens: int) -> None:

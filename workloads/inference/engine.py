@@ -19,6 +19,7 @@ from tokenstone.errors import InvalidValue
 from workloads.device import Device
 from workloads.inference.cache import DecodeWindow, PagedCache
 from workloads.inference.forward import Forward, Hidden, Pass, finish
+from workloads.inference.handover import Handover
 from workloads.inference.iteration import EngineStatistics, Iteration, Share
 from workloads.inference.load import ExpertLoad
 from workloads.inference.plan import ForwardPlan, Planner
@@ -91,6 +92,35 @@ class Engine:
         """Take a request out and free its pages at once; None where it is not here (it may just have ended)."""
         sequence = self._scheduler.cancel(request_id)
         return None if sequence is None else Output(request_id, [], "cancelled", sequence.cached_prompt_tokens or 0)
+
+    @torch.inference_mode()
+    def hand_over(self, request_id: int) -> Handover:
+        """Take out a request whose first token is drawn, with what the cache holds of it, for another engine.
+
+        Raises InvalidValue where it is not running or its prompt is not read yet.
+        """
+        sequence = self._scheduler.find(request_id)
+        if sequence.missing != 1 or not sequence.generated:
+            raise InvalidValue("is still reading its prompt", where=f"request {request_id}", hint="iterate first")
+        handover = Handover(
+            request=sequence.request,
+            seed=sequence.seed,
+            tokens=list(sequence.tokens),
+            drafts=list(sequence.drafts),
+            cached_prompt_tokens=sequence.cached_prompt_tokens or 0,
+            latents_YSM=self._cache.read_all(self._rows(sequence, 0)),
+        )
+        self._scheduler.finish(sequence)
+        return handover
+
+    def adopt(self, handover: Handover) -> None:
+        """Queue a request that another engine has handed over. Raises InvalidValue as `submit`."""
+        self._scheduler.adopt(handover)
+
+    def _rows(self, sequence: Sequence, start: int) -> Tensor:
+        """Rows of a sequence's cached tokens from `start`."""
+        rows = self._cache.rows(sequence, start, sequence.cached)
+        return torch.tensor(rows, dtype=torch.int64, device=self._device.torch)
 
     @property
     def busy(self) -> bool:
@@ -189,6 +219,10 @@ class Engine:
 
     def _enter_window(self, turns: list[Turn]) -> None:
         for turn in turns:
+            sequence = turn.sequence
+            if sequence.arrived_YSM is not None:
+                self._cache.write_all(self._rows(sequence, sequence.shared), sequence.arrived_YSM[:, sequence.shared :])
+                sequence.arrived_YSM = None
             if turn.decodes:
                 if turn.sequence.slot < 0:
                     self._window.enter(turn.sequence, turn.new)

@@ -17,9 +17,10 @@ from workloads.moe.router import Router
 
 FEW_TOKENS = 8
 """Below it, active experts take turns."""
-_PADDED_PAIRS = 512
-"""Up to this many pairs of token and expert, experts are filled up to the busiest one's rows: the weights' bytes,
-not the rows, are what takes time there."""
+_PADDED_PAIRS = 256
+_PADDING = 2.5
+"""Up to this many pairs of token and expert, and this ratio of padded to real rows, experts are filled up to the
+busiest one's rows: the weights' bytes, not the rows, are what takes time there."""
 
 
 def route(router: Router, x_LD: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +42,8 @@ class LocalExperts:
 
     def __call__(self, x_LD: Tensor, weights_LK: Tensor, experts_LK: Tensor) -> Tensor:
         """The weighted sum of each token's experts."""
+        if not len(x_LD):
+            return x_LD
         tokens, active = experts_LK.shape
         if self.multiply is None and tokens == 1:
             return self._one_token(x_LD, weights_LK, experts_LK)
@@ -49,16 +52,18 @@ class LocalExperts:
 
     def rows(self, x_LD: Tensor, experts_P: Tensor, active: int) -> Tensor:
         """y_PD: row p is what expert `experts_P[p]` makes of token p // active."""
-        pairs, routed = len(experts_P), len(self._gate_up)
-        load_E = torch.bincount(experts_P, minlength=routed)
+        pairs = len(experts_P)
+        load_E = torch.bincount(experts_P, minlength=len(self._gate_up))
         order_P = experts_P.argsort(stable=True)
         token_P = order_P if active == 1 else order_P // active
-        if self.multiply is None and pairs < FEW_TOKENS * active:
-            y_PD = self._in_turn(x_LD.index_select(0, token_P), load_E)
-        elif self.multiply is None and pairs <= _PADDED_PAIRS:
-            return self._padded(x_LD, experts_P, order_P, token_P, load_E)
-        else:
-            y_PD = self._grouped(x_LD.index_select(0, token_P), load_E)
+        if self.multiply is None:
+            if pairs < FEW_TOKENS * active:
+                y_PD = self._in_turn(x_LD.index_select(0, token_P), load_E)
+                return torch.empty_like(y_PD).index_copy_(0, order_P, y_PD)
+            busiest = int(load_E.max())
+            if busiest * len(load_E) <= _PADDING * pairs and pairs <= _PADDED_PAIRS:
+                return self._padded(x_LD, experts_P, order_P, token_P, load_E, busiest)
+        y_PD = self._grouped(x_LD.index_select(0, token_P), load_E)
         return torch.empty_like(y_PD).index_copy_(0, order_P, y_PD)
 
     def _one_token(self, x_1D: Tensor, weights_1K: Tensor, experts_1K: Tensor) -> Tensor:
@@ -82,8 +87,10 @@ class LocalExperts:
                 start += count
         return torch.cat(outputs) if outputs else x_PD
 
-    def _padded(self, x_LD: Tensor, experts_P: Tensor, order_P: Tensor, token_P: Tensor, load_E: Tensor) -> Tensor:
-        routed, busiest = len(load_E), int(load_E.max())
+    def _padded(
+        self, x_LD: Tensor, experts_P: Tensor, order_P: Tensor, token_P: Tensor, load_E: Tensor, busiest: int
+    ) -> Tensor:
+        routed = len(load_E)
         begin_E = load_E.cumsum(0) - load_E
         sorted_P = experts_P.index_select(0, order_P)
         number_P = torch.arange(len(order_P), device=x_LD.device)

@@ -20,7 +20,7 @@ from workloads.inference.attention import attend
 from workloads.inference.cache import DecodeWindow, PagedCache
 from workloads.inference.experts import LocalExperts, route
 from workloads.inference.plan import ForwardPlan
-from workloads.inference.weights import AttentionWeights, MakeLinear, plain
+from workloads.inference.weights import AttentionWeights, MakeLinear, Norm, plain
 from workloads.moe.experts import FeedForward, MixtureOfExperts, swiglu
 from workloads.moe.model import Block, MoeModel
 from workloads.moe.mtp import MultiTokenPrediction, PredictionDepth
@@ -66,7 +66,7 @@ class Layer:
 
     def __init__(self, block: Block, index: int, make: MakeLinear) -> None:
         self.index = index
-        self._attention_norm, self._ffn_norm = block.attention_norm, block.ffn_norm
+        self._attention_norm, self._ffn_norm = Norm(block.attention_norm), Norm(block.ffn_norm)
         self._attention = AttentionWeights(block.attention, make)
         self.router: Router | None = None
         self.routed: LocalExperts | None = None
@@ -112,10 +112,11 @@ class Forward:
     """The whole model over the cache; with the weights of multi-token prediction also its guesses."""
 
     def __init__(self, model: MoeModel, prediction: MultiTokenPrediction | None, make: MakeLinear = plain) -> None:
-        self._embedding, self._norm = model.embedding.weight.detach(), model.norm
+        self._embedding, self._norm = model.embedding.weight.detach(), Norm(model.norm)
         self._head = model.head.weight.detach()
         self.layers = [Layer(cast("Block", block), index, make) for index, block in enumerate(model.blocks)]
         self.cached_layers = len(self.layers)
+        self._guess: Layer | None = None
         if prediction is not None:
             self._depth = cast("PredictionDepth", prediction.depths[0])
             self._guess = Layer(self._depth.block, self.cached_layers, make)
@@ -133,12 +134,17 @@ class Forward:
         self, hidden_LD: Tensor, later_L: Tensor, plan: ForwardPlan, cache: PagedCache, window: DecodeWindow
     ) -> Pass[Tensor]:
         """The first depth of multi-token prediction: from hidden states and the tokens after them, hidden_LD."""
+        assert self._guess is not None
         depth = self._depth
         embedded_LD = depth.embedding_norm(F.embedding(later_L, self._embedding))
         x_LD = depth.project(torch.cat((depth.hidden_norm(hidden_LD), embedded_LD), dim=-1))
         x_LD = yield from self._guess.steps(x_LD, plan, cache, window, [])
         normed_LD: Tensor = depth.norm(x_LD)
         return normed_LD
+
+    def every_layer(self) -> list[Layer]:
+        """The trunk's layers, and that of multi-token prediction."""
+        return self.layers if self._guess is None else [*self.layers, self._guess]
 
     def logits(self, hidden_ZD: Tensor) -> Tensor:
         """logits_ZW."""

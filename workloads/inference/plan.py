@@ -95,7 +95,7 @@ class Planner:
             ids += known if len(known) == turn.new else known + sequence.drafts
             positions += range(start, end)
             rows += cache.rows(sequence, start, end)
-        together = torch.tensor([ids, positions, rows], device=self._device)
+        together = torch.tensor([ids, positions, rows], dtype=torch.int64, device=self._device)
         ids_L, positions_L, rows_L = together.unbind(0)
         turns_LR = self._turns.index_select(0, positions_L)
         return ForwardPlan(

@@ -15,7 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from tokenstone.errors import InvalidValue
+from workloads.inference.handover import Handover
 from workloads.inference.pages import PageAllocator, page_key
 from workloads.inference.request import EngineLimits, Request
 
@@ -31,6 +34,8 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     cached: int = 0
     """Tokens, from the first, whose latents are in the cache."""
+    shared: int = 0
+    """Tokens, from the first, that were found in the cache when the request was last admitted."""
     computed: int = 0
     """The most that `cached` ever was: computing below it is done a second time."""
     cached_prompt_tokens: int | None = None
@@ -40,6 +45,8 @@ class Sequence:
     """Guesses at the tokens after the last one."""
     slot: int = -1
     """Row of the decode window; -1 outside it."""
+    arrived_YSM: Tensor | None = None
+    """Latents of all tokens but the last that another engine has computed, until they are in pages."""
 
     @property
     def generated(self) -> int:
@@ -82,6 +89,35 @@ class Scheduler:
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises InvalidValue where it is empty, over the context, or larger than the cache."""
+        self._check(request)
+        seed = request.sampling.seed
+        self.waiting.append(Sequence(request, secrets.randbits(63) if seed is None else seed, list(request.prompt)))
+
+    def adopt(self, handover: Handover) -> None:
+        """Queue a request that another engine has begun. Raises InvalidValue as `submit`, and where it is torn."""
+        self._check(handover.request)
+        tokens, cached = handover.tokens, handover.latents_YSM.shape[1]
+        if cached != len(tokens) - 1 or len(handover.drafts) != self.limits.speculative_depth:
+            raise InvalidValue(
+                f"{cached} cached tokens of {len(tokens)} and {len(handover.drafts)} guesses",
+                where=f"request {handover.request.id}",
+                hint="hand over a request whose next token has been drawn, between engines with the same limits",
+            )
+        self.waiting.append(
+            Sequence(
+                handover.request, handover.seed, list(tokens), cached_prompt_tokens=handover.cached_prompt_tokens,
+                drafts=list(handover.drafts), arrived_YSM=handover.latents_YSM,
+            )
+        )  # fmt: skip
+
+    def find(self, request_id: int) -> Sequence:
+        """The running sequence of a request; raises InvalidValue where there is none."""
+        for sequence in self.running:
+            if sequence.request.id == request_id:
+                return sequence
+        raise InvalidValue("is not running", where=f"request {request_id}")
+
+    def _check(self, request: Request) -> None:
         length = len(request.prompt) + request.max_tokens
         if not request.prompt or request.max_tokens < 1 or length > self.limits.context:
             raise InvalidValue(
@@ -93,8 +129,6 @@ class Scheduler:
                 f"a request of {length} tokens does not fit in {self.limits.total_pages} pages of "
                 f"{self.limits.page_tokens}", where=f"request {request.id}", hint="shorten it or give more pages",
             )  # fmt: skip
-        seed = request.sampling.seed
-        self.waiting.append(Sequence(request, secrets.randbits(63) if seed is None else seed, list(request.prompt)))
 
     def cancel(self, request_id: int) -> Sequence | None:
         """Take a request out and free its pages at once; None where it is not here (it may just have ended)."""
@@ -131,6 +165,7 @@ class Scheduler:
         """Give a sequence's pages back."""
         self.pages.give_back(sequence.pages)
         sequence.pages, sequence.cached, sequence.keys, sequence.drafts = [], 0, [], []
+        sequence.arrived_YSM = None
         self._released(sequence)
 
     def _continue(self) -> tuple[list[Turn], int]:
@@ -160,12 +195,14 @@ class Scheduler:
             sequence = self.waiting[0]
             found = self._known_prefix(sequence)
             # Room for all its tokens and the next one, so that it is not preempted again before it gets anywhere.
-            needed = self._pages_for(len(sequence.tokens) + 1) - len(found)
+            needed = self._pages_for(len(sequence.tokens) + len(sequence.drafts) + 1) - len(found)
             unused = sum(self.pages.is_unused(page) for page in found)
             if needed > self.pages.available - unused:
                 break
-            cached = len(found) * self.limits.page_tokens
-            new = len(sequence.tokens) - cached
+            shared = cached = len(found) * self.limits.page_tokens
+            if sequence.arrived_YSM is not None:
+                cached = sequence.arrived_YSM.shape[1]
+            new = len(sequence.tokens) + len(sequence.drafts) - cached
             if self.limits.chunked_prefill:
                 new = min(new, budget)
             elif turns and new > budget:
@@ -173,7 +210,7 @@ class Scheduler:
             self.waiting.popleft()
             for page in found:
                 self.pages.hold(page)
-            sequence.pages, sequence.cached = found, cached
+            sequence.pages, sequence.cached, sequence.shared = found, cached, shared
             if sequence.cached_prompt_tokens is None:
                 sequence.cached_prompt_tokens = cached
             self.running.append(sequence)
