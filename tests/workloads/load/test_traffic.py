@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -15,10 +16,12 @@ from workloads.load.events import EventBuffer
 from workloads.load.trace import read_trace
 
 
-@pytest.mark.parametrize(("arrival", "shape", "spread"), [("poisson", 1.0, 1.0), ("gamma", 0.25, 2.0), ("gamma", 4.0, 0.5)])
+@pytest.mark.parametrize(
+    ("arrival", "shape", "spread"), [("poisson", 1.0, 1.0), ("gamma", 0.25, 2.0), ("gamma", 4.0, 0.5)]
+)
 def test_gaps_have_the_mean_and_the_spread_that_were_asked_for(arrival, shape, spread):
     instants = arrival_seconds(Traffic(arrival=arrival, rate=20, burstiness=shape), 40_000, seed=3)
-    gaps = [later - earlier for earlier, later in zip(instants, instants[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(instants)]
     assert instants[0] == 0
     assert statistics.mean(gaps) == pytest.approx(1 / 20, rel=0.05)
     assert statistics.stdev(gaps) / statistics.mean(gaps) == pytest.approx(spread, rel=0.05)
@@ -79,7 +82,7 @@ def test_events_come_out_whole_however_the_network_cuts_them(messages, cuts, end
     stream = "".join(lines).encode()
     places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     buffer = EventBuffer()
-    found = [data for a, b in zip(places, places[1:], strict=False) for data in buffer.feed(stream[a:b])]
+    found = [data for a, b in pairwise(places) for data in buffer.feed(stream[a:b])]
     assert [json.loads(data) for data in found] == messages
 
 

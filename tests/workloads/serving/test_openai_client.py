@@ -170,7 +170,9 @@ def test_more_than_the_server_takes_on_is_told_to_come_again(server, metrics):
     async def storm():
         async with openai.AsyncOpenAI(base_url=f"{server}/v1", api_key="x", max_retries=0, timeout=120) as client:
             calls = [
-                client.completions.create(model=MODEL, prompt=[i + 1] * 20, max_tokens=300, extra_body={"ignore_eos": True})
+                client.completions.create(
+                    model=MODEL, prompt=[i + 1] * 20, max_tokens=300, extra_body={"ignore_eos": True}
+                )
                 for i in range(20)
             ]
             return await asyncio.gather(*calls, return_exceptions=True)
@@ -204,7 +206,11 @@ def test_load_tools_find_what_they_look_for(http, metrics):
     assert lines[-1] == "data: [DONE]"
     assert '"completion_tokens":5' in lines[-2]
     assert metrics("generation_tokens_total") == before + 5
-    for name in ("time_to_first_token_seconds_count", "inter_token_latency_seconds_count", "request_duration_seconds_count"):
+    for name in (
+        "time_to_first_token_seconds_count",
+        "inter_token_latency_seconds_count",
+        "request_duration_seconds_count",
+    ):
         assert metrics(name) > 0
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from workloads.serving.text import TextStream, token_bytes
 
-WORDS = [bytes([byte]) for byte in range(256)] + ["é".encode(), "€ ".encode(), "end".encode(), b"\xe2\x82"]
+WORDS = [bytes([byte]) for byte in range(256)] + ["é".encode(), "€ ".encode(), b"end", b"\xe2\x82"]
 
 
 def streamed(ids, stops, size):
