@@ -1,4 +1,4 @@
-"""Serving: batching changes nothing but the speed, and the facts add up."""
+"""A serving run: its facts add up, and they count the work that was done."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tokenstone.errors import InvalidFile, InvalidValue
@@ -20,8 +18,7 @@ from tokenstone.run import InferenceSpec
 from tokenstone.wire import InferenceFacts
 from workloads import checkpoint as checkpoints
 from workloads.checkpoint import Checkpoint
-from workloads.device import Device, select_device
-from workloads.inference.engine import Engine, Sequence
+from workloads.device import Device
 from workloads.inference.loop import infer
 from workloads.moe.model import MoeModel
 from workloads.presets import inference_spec
@@ -38,70 +35,6 @@ def sharp_model() -> MoeModel:
 
 
 MODEL = sharp_model()
-
-
-def sequences(lengths: list[tuple[int, int]]) -> list[Sequence]:
-    generator = torch.Generator().manual_seed(6)
-    return [
-        Sequence(i, torch.randint(512, (prompt,), generator=generator).tolist(), output)
-        for i, (prompt, output) in enumerate(lengths)
-    ]
-
-
-def generate(lengths: list[tuple[int, int]], *, max_batch: int, late: int = 0) -> list[list[int]]:
-    """Words of each sequence; the last `late` of them are submitted after the others have begun."""
-    engine = Engine(MODEL, select_device(1), max_batch=max_batch, context=40)
-    asked = sequences(lengths)
-    first = len(asked) - late
-    for sequence in asked[:first]:
-        engine.submit(sequence)
-    if first:
-        engine.iterate()
-    for sequence in asked[first:]:
-        engine.submit(sequence)
-    while not all(sequence.finished for sequence in asked):
-        engine.iterate()
-    return [sequence.generated for sequence in asked]
-
-
-@settings(deadline=None, max_examples=15)
-@given(
-    lengths=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 12)), min_size=1, max_size=7),
-    max_batch=st.integers(1, 5),
-    late=st.integers(0, 3),
-)
-def test_batched_gives_token_for_token_what_one_at_a_time_gives(
-    lengths: list[tuple[int, int]], max_batch: int, late: int
-) -> None:
-    alone = generate(lengths, max_batch=1)
-    assert generate(lengths, max_batch=max_batch, late=min(late, len(lengths))) == alone
-    assert [len(words) for words in alone] == [output for _, output in lengths]
-
-
-def test_decoding_gives_what_the_full_forward_would_choose() -> None:
-    [asked] = sequences([(9, 10)])
-    [words] = generate([(9, 10)], max_batch=1)
-    ids = list(asked.prompt)
-    for word in words:
-        with torch.inference_mode():
-            assert int(MODEL(torch.tensor([ids]))[0, -1].argmax()) == word
-        ids.append(word)
-
-
-def test_sequences_join_and_leave_while_others_run(device: Device) -> None:
-    engine = Engine(MODEL, device, max_batch=2, context=40)
-    long, short, waiting = sequences([(5, 9), (5, 2), (5, 3)])
-    for sequence in (long, short, waiting):
-        engine.submit(sequence)
-    members = [[s.request for s in engine.iterate().sequences] for _ in range(4)]
-    # Prefill of two, one decode step that ends `short`, prefill of the third in its place, decode of both.
-    assert members == [[0, 1], [0, 1], [2], [0, 2]]
-
-
-@pytest.mark.parametrize(("prompt", "output"), [(0, 5), (5, 0), (30, 11)])
-def test_requests_that_cannot_be_served_are_refused(prompt: int, output: int, device: Device) -> None:
-    with pytest.raises(InvalidValue, match="request 3"):
-        Engine(MODEL, device, max_batch=1, context=40).submit(Sequence(3, [1] * prompt, output))
 
 
 SPEC = inference_spec("cpu-tiny")
@@ -130,14 +63,15 @@ def test_iterations_divide_into_their_parts_and_do_not_overlap(facts: InferenceF
 
 def test_every_token_is_counted_once(facts: InferenceFacts) -> None:
     it, rq = facts.iterations, facts.requests
-    prefilled, decoded = [0] * SPEC.requests, [0] * SPEC.requests
-    for members, tokens, prefill_flops in zip(it.requests, it.request_tokens, it.prefill_flops, strict=True):
+    counted = [0] * SPEC.requests
+    for members, tokens in zip(it.requests, it.request_tokens, strict=True):
         for request, count in zip(members, tokens, strict=True):
-            (prefilled if prefill_flops else decoded)[request] += count
-    assert prefilled == rq.input_tokens == [SPEC.input_tokens] * SPEC.requests
-    # The prefill yields the first word of the answer.
-    assert decoded == [SPEC.output_tokens - 1] * SPEC.requests
+            counted[request] += count
+    assert rq.input_tokens == [SPEC.input_tokens] * SPEC.requests
     assert rq.output_tokens == [SPEC.output_tokens] * SPEC.requests
+    # Reading the prompt yields the first token of the answer; what was known of the prompt is not read.
+    wanted = [SPEC.input_tokens - known + SPEC.output_tokens - 1 for known in rq.cached_input_tokens]
+    assert counted == wanted
 
 
 def test_work_is_counted_from_the_real_contexts_and_experts(facts: InferenceFacts) -> None:
@@ -149,9 +83,21 @@ def test_work_is_counted_from_the_real_contexts_and_experts(facts: InferenceFact
         (first_decode + 1, {"decode_contexts": [18] * 4}),
     ):
         most = inference_work(CPU_TINY, dtype="fp32", **arguments)
-        least = inference_work(CPU_TINY, dtype="fp32", activated_experts=2 * 2, **arguments)
-        assert it.flops[index] == most.flops
-        assert least.bytes <= it.bytes[index] <= most.bytes
+        wanted = inference_work(CPU_TINY, dtype="fp32", activated_experts=it.activated_experts[index], **arguments)
+        assert (it.flops[index], it.bytes[index]) == (wanted.flops, wanted.bytes)
+        assert it.activated_experts[index] >= 2 * 2
+        assert it.bytes[index] <= most.bytes
+    assert facts.expert_load is not None
+    assert len(facts.expert_load) == 2
+    assert all(len(load) == 16 for load in facts.expert_load)
+
+
+def test_host_time_is_told_apart(facts: InferenceFacts) -> None:
+    it = facts.iterations
+    for scheduler, sampler, host in zip(it.scheduler_seconds, it.sampler_seconds, it.host_seconds, strict=True):
+        assert 0 < scheduler + sampler <= host
+    assert all(0 < used <= 1 for used in it.cache_used_ratio)
+    assert sum(it.preemptions) == 0
 
 
 def test_a_closed_loop_keeps_max_batch_requests_in_flight(facts: InferenceFacts) -> None:

@@ -162,6 +162,7 @@ class Engine:
         start = self._clock()
         preempted = self._scheduler.preemptions
         turns = self._scheduler.plan()
+        pages_used = self._scheduler.pages.used
         self._enter_window(turns)
         plans = [self._planner.plan(part, self._cache, self._window) for part in self._micro_batches(turns)]
         steps = _steps(plans)
@@ -208,7 +209,7 @@ class Engine:
             activated_experts=activated,
             drafted_tokens=drafted,
             accepted_tokens=right,
-            pages_used=self._scheduler.pages.used,
+            pages_used=pages_used,
             preemptions=self._scheduler.preemptions - preempted,
         )
 
