@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads.moe.experts import RoutedExperts, choose_multiply, swiglu
+from workloads.moe.experts import RoutedExperts, choose_multiply
 from workloads.moe.router import Router
 
 Grouped = Callable[[Tensor, Tensor], Tensor]
@@ -27,6 +27,12 @@ _PADDED_PAIRS = 256
 _PADDING = 2.5
 """Up to this many pairs of token and expert, and this ratio of padded to real rows, experts are filled up to the
 busiest one's rows: the weights' bytes, not the rows, are what takes time there."""
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) · up of a projection that holds both side by side; no gradient."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
 
 
 def route(router: Router, x_LD: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,10 +19,10 @@ from torch import Tensor
 from workloads.inference import fp8 as fp8_weights
 from workloads.inference.attention import attend
 from workloads.inference.cache import DecodeWindow, PagedCache
-from workloads.inference.experts import LocalExperts, MakeGrouped, route
+from workloads.inference.experts import LocalExperts, MakeGrouped, route, swiglu
 from workloads.inference.plan import ForwardPlan
 from workloads.inference.weights import AttentionWeights, MakeLinear, Norm, plain
-from workloads.moe.experts import FeedForward, MixtureOfExperts, swiglu
+from workloads.moe.experts import FeedForward, MixtureOfExperts
 from workloads.moe.model import Block, MoeModel
 from workloads.moe.mtp import MultiTokenPrediction, PredictionDepth
 from workloads.moe.router import Router
