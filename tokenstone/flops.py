@@ -161,23 +161,6 @@ def kv_bytes_per_token(model: ModelShape, dtype: str) -> float:
     return float(model.attention.cached_values_per_token * model.layers * dtype_bytes(dtype))
 
 
-def expands(a: LatentAttention, new: int, cached: int) -> bool:
-    """Whether `new` tokens after `cached` ones need fewer FLOPs with keys and values expanded from the latents.
-
-    Per head and layer, expanded takes 2 · kv_rank · (nope + value) for each cached token (that of the new ones is
-    part of the parameters' FLOPs), and 2 · (d_qk + d_v) for each pair of query and key; absorbed takes
-    2 · (2 · kv_rank + rope) for each pair and nothing else.
-
-    >>> from tokenstone.model import DEEPSEEK_V3
-    >>> a = DEEPSEEK_V3.attention
-    >>> expands(a, 512, 0), expands(a, 512, 4096), expands(a, 1, 4096), expands(a, 64, 4096)
-    (True, True, False, False)
-    """
-    pairs = new * cached + new * (new + 1) / 2
-    expanded = a.kv_rank * (a.nope_dim + a.value_dim) * cached + (a.query_key_dim + a.value_dim) * pairs
-    return expanded <= (a.cached_values_per_token + a.kv_rank) * pairs
-
-
 @dataclass(frozen=True, slots=True)
 class Work:
     """FLOPs to do and bytes to move, at the least, for one piece of inference."""
@@ -209,8 +192,8 @@ def inference_work(
     and `decode_tokens`).
 
     FLOPs: 2 per active parameter and token, the output head only for tokens that are sampled from; attention causal
-    in prefill, over the expanded keys and values or the latents, whichever is less (`expands`); in decode over the
-    whole context, and over the latent (absorbed) where attention is latent.
+    in prefill, however it is cut into pieces (expanding cached latents again is an engine's choice, not work), and in
+    decode over the whole context (absorbed, over the latent, where attention is latent).
     Bytes: activated weights once, the cache of the context read once, that of the new tokens written once.
     """
     size = dtype_bytes(dtype)
@@ -221,8 +204,13 @@ def inference_work(
         return Work(0.0, 0.0)
     drawn = len(prefill) + sum(gained) if sampled is None else sampled
     flops = 2.0 * (p.active - p.output_head) * new_tokens + 2.0 * p.output_head * drawn
-    flops += sum(_attention_flops(model, new, cached) for new, cached in prefill)
-    flops += _decode_attention_flops(model) * sum(
+    a = model.attention
+    expanded = 2.0 * model.layers * a.heads * (a.query_key_dim + a.value_dim)
+    absorbed = expanded
+    if isinstance(a, LatentAttention):
+        absorbed = 2.0 * model.layers * a.heads * (a.cached_values_per_token + a.kv_rank)
+    flops += expanded * sum(new * cached + new * (new + 1) / 2 for new, cached in prefill)
+    flops += absorbed * sum(
         tokens * context - tokens * (tokens - 1) / 2 for context, tokens in zip(decode_contexts, gained, strict=True)
     )
 
@@ -236,24 +224,6 @@ def inference_work(
     context_read += sum(context - tokens for context, tokens in zip(decode_contexts, gained, strict=True))
     kv = kv_bytes_per_token(model, dtype) * (context_read + new_tokens)
     return Work(flops, weights * size + kv)
-
-
-def _attention_flops(model: ModelShape, new: int, cached: int) -> float:
-    """Of all layers, for `new` tokens after `cached` ones."""
-    a = model.attention
-    pairs = new * cached + new * (new + 1) / 2
-    if isinstance(a, LatentAttention) and not expands(a, new, cached):
-        return _decode_attention_flops(model) * pairs
-    again = a.kv_rank * (a.nope_dim + a.value_dim) * cached if isinstance(a, LatentAttention) else 0
-    return 2.0 * model.layers * a.heads * ((a.query_key_dim + a.value_dim) * pairs + again)
-
-
-def _decode_attention_flops(model: ModelShape) -> float:
-    """Of all layers, for one pair of query and key without anything expanded."""
-    a = model.attention
-    if isinstance(a, LatentAttention):
-        return 2.0 * model.layers * a.heads * (a.cached_values_per_token + a.kv_rank)
-    return 2.0 * model.layers * a.heads * (a.query_key_dim + a.value_dim)
 
 
 def mfu(flops_per_token: float, tokens_per_second: float, devices: float, peak_flops_per_second: float) -> float:

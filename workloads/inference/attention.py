@@ -2,7 +2,7 @@
 
 Decode is absorbed: queries are folded into the space of the latents, and all sequences of the window attend in two
 batched multiplications. A prompt is expanded where that needs fewer FLOPs than absorbed attention, which is where it
-is long or little of it is cached (`tokenstone.flops.expands`).
+is long or little of it is cached (`plan.expands`).
 
 Shape suffixes as in workloads.moe.attention, and L new tokens of all sequences one after the other.
 """

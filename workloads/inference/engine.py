@@ -19,6 +19,7 @@ from tokenstone.errors import InvalidValue
 from workloads.device import Device
 from workloads.inference.cache import DecodeWindow, PagedCache
 from workloads.inference.forward import Forward, Hidden, Pass, finish
+from workloads.inference.fp8 import describe
 from workloads.inference.handover import Handover
 from workloads.inference.iteration import EngineStatistics, Iteration, Share
 from workloads.inference.load import ExpertLoad
@@ -56,16 +57,22 @@ class Engine:
         limits: EngineLimits,
         clock: Callable[[], float] = time.monotonic,
         prediction: MultiTokenPrediction | None = None,
+        fp8: bool = False,
     ) -> None:
-        """`prediction`: the weights of multi-token prediction, which `limits.speculative_depth` = 1 needs."""
+        """`prediction`: the weights of multi-token prediction, which `limits.speculative_depth` = 1 needs.
+
+        `fp8`: multiply by weights in FP8, emulated where the device cannot (`precision` says which).
+        """
         if limits.speculative_depth > (0 if prediction is None else 1):
             raise InvalidValue(
                 f"speculative_depth = {limits.speculative_depth}", where="engine limits",
                 hint="give 1 and a model trained with multi-token prediction, or 0",
             )  # fmt: skip
         self.limits, self._device, self._clock = limits, device, clock
+        self.precision = describe(device.torch) if fp8 else str(model.embedding.weight.dtype).removeprefix("torch.")
+        """For provenance: "float32", "fp8: emulated", ..."""
         config, depth = model.config, limits.speculative_depth
-        self.forward = Forward(model.eval(), prediction if depth else None)
+        self.forward = Forward(model.eval(), prediction if depth else None, fp8=fp8)
         self._cache = PagedCache(
             layers=self.forward.cached_layers,
             pages=limits.total_pages,
@@ -155,6 +162,7 @@ class Engine:
         start = self._clock()
         preempted = self._scheduler.preemptions
         turns = self._scheduler.plan()
+        pages_used = self._scheduler.pages.used
         self._enter_window(turns)
         plans = [self._planner.plan(part, self._cache, self._window) for part in self._micro_batches(turns)]
         steps = _steps(plans)
@@ -201,7 +209,7 @@ class Engine:
             activated_experts=activated,
             drafted_tokens=drafted,
             accepted_tokens=right,
-            pages_used=self._scheduler.pages.used,
+            pages_used=pages_used,
             preemptions=self._scheduler.preemptions - preempted,
         )
 

@@ -95,7 +95,7 @@ class ShardedExperts:
         computed_QD = self._local.rows(arrived_QD, expert_Q, 1) if len(expert_Q) else arrived_QD
         home_PD = yield from exchange.steps(computed_QD, received_R, sent_R, "combine")
         y_PD = torch.empty_like(home_PD).index_copy_(0, order_P, home_PD)
-        y_LD = torch.bmm(weights_LK[:, None].to(y_PD.dtype), y_PD.view(*experts_LK.shape, -1)).squeeze(1)
+        y_LD = torch.bmm(weights_LK[:, None].to(y_PD.dtype), y_PD.view(*experts_LK.shape, h_LD.shape[1])).squeeze(1)
         return y_LD if shared_LD is None else y_LD + shared_LD
 
 
@@ -113,6 +113,7 @@ class ExpertParallelEngine(Engine):
         latency_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         prediction: MultiTokenPrediction | None = None,
+        fp8: bool = False,
     ) -> None:
         """`model` is whole; the experts of the other ranks are dropped from it. `micro_batches`: 1 or 2."""
         routed, ranks = model.config.experts.routed, dist.get_world_size(group)
@@ -125,7 +126,7 @@ class ExpertParallelEngine(Engine):
         for module in [*model.modules(), *(prediction.modules() if prediction is not None else [])]:
             if isinstance(module, MixtureOfExperts):
                 _keep_own_experts(module, dist.get_rank(group), ranks)
-        super().__init__(model, device, limits=limits, clock=clock, prediction=prediction)
+        super().__init__(model, device, limits=limits, clock=clock, prediction=prediction, fp8=fp8)
         self._exchange = Exchange(group, latency_seconds=latency_seconds)
         self._parts, self._group = micro_batches, group
         for layer in self.forward.every_layer():

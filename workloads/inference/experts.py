@@ -8,12 +8,18 @@ Shape suffixes as in workloads.moe.experts, and J rows of the busiest expert.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workloads.moe.experts import RoutedExperts, choose_multiply, swiglu
+from workloads.moe.experts import RoutedExperts, choose_multiply
 from workloads.moe.router import Router
+
+Grouped = Callable[[Tensor, Tensor], Tensor]
+"""(x_Pi, load_E) -> y_Po: expert e's rows, which follow those of e - 1, times its weights."""
+MakeGrouped = Callable[[Tensor], Grouped]
 
 FEW_TOKENS = 8
 """Below it, active experts take turns."""
@@ -21,6 +27,12 @@ _PADDED_PAIRS = 256
 _PADDING = 2.5
 """Up to this many pairs of token and expert, and this ratio of padded to real rows, experts are filled up to the
 busiest one's rows: the weights' bytes, not the rows, are what takes time there."""
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) · up of a projection that holds both side by side; no gradient."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
 
 
 def route(router: Router, x_LD: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,8 +46,11 @@ def route(router: Router, x_LD: Tensor) -> tuple[Tensor, Tensor]:
 class LocalExperts:
     """All routed experts of a layer in this process: (x_LD, weights_LK, experts_LK) -> y_LD."""
 
-    def __init__(self, routed: RoutedExperts) -> None:
-        self.multiply = routed.multiply
+    def __init__(self, routed: RoutedExperts, make_grouped: MakeGrouped | None = None) -> None:
+        """`make_grouped`: multiply in another format, for any number of tokens."""
+        self._formatted: tuple[Grouped, Grouped] | None = None
+        if make_grouped is not None:
+            self._formatted = make_grouped(routed.gate_up_EDF.detach()), make_grouped(routed.down_EFD.detach())
         self._gate_up_EDF, self._down_EFD = routed.gate_up_EDF.detach(), routed.down_EFD.detach()
         self._gate_up = self._gate_up_EDF.unbind(0)
         self._down = self._down_EFD.unbind(0)
@@ -45,7 +60,7 @@ class LocalExperts:
         if not len(x_LD):
             return x_LD
         tokens, active = experts_LK.shape
-        if self.multiply is None and tokens == 1:
+        if self._formatted is None and tokens == 1:
             return self._one_token(x_LD, weights_LK, experts_LK)
         y_PD = self.rows(x_LD, experts_LK.flatten(), active)
         return torch.bmm(weights_LK[:, None].to(y_PD.dtype), y_PD.view(tokens, active, -1)).squeeze(1)
@@ -56,7 +71,7 @@ class LocalExperts:
         load_E = torch.bincount(experts_P, minlength=len(self._gate_up))
         order_P = experts_P.argsort(stable=True)
         token_P = order_P if active == 1 else order_P // active
-        if self.multiply is None:
+        if self._formatted is None:
             if pairs < FEW_TOKENS * active:
                 y_PD = self._in_turn(x_LD.index_select(0, token_P), load_E)
                 return torch.empty_like(y_PD).index_copy_(0, order_P, y_PD)
@@ -103,5 +118,8 @@ class LocalExperts:
         return y_EJD.flatten(0, 1).index_select(0, home_P)
 
     def _grouped(self, x_PD: Tensor, load_E: Tensor) -> Tensor:
-        multiply = self.multiply or choose_multiply(x_PD, self._gate_up_EDF)
+        if self._formatted is not None:
+            gate_up, down = self._formatted
+            return down(swiglu(gate_up(x_PD, load_E)), load_E)
+        multiply = choose_multiply(x_PD, self._gate_up_EDF)
         return multiply(swiglu(multiply(x_PD, self._gate_up_EDF, load_E)), self._down_EFD, load_E)

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workloads.inference import fp8 as fp8_weights
 from workloads.inference.attention import attend
 from workloads.inference.cache import DecodeWindow, PagedCache
-from workloads.inference.experts import LocalExperts, route
+from workloads.inference.experts import LocalExperts, MakeGrouped, route, swiglu
 from workloads.inference.plan import ForwardPlan
 from workloads.inference.weights import AttentionWeights, MakeLinear, Norm, plain
-from workloads.moe.experts import FeedForward, MixtureOfExperts, swiglu
+from workloads.moe.experts import FeedForward, MixtureOfExperts
 from workloads.moe.model import Block, MoeModel
 from workloads.moe.mtp import MultiTokenPrediction, PredictionDepth
 from workloads.moe.router import Router
@@ -64,7 +65,7 @@ class DenseLayer:
 class Layer:
     """One block of the model."""
 
-    def __init__(self, block: Block, index: int, make: MakeLinear) -> None:
+    def __init__(self, block: Block, index: int, make: MakeLinear, make_grouped: MakeGrouped | None) -> None:
         self.index = index
         self._attention_norm, self._ffn_norm = Norm(block.attention_norm), Norm(block.ffn_norm)
         self._attention = AttentionWeights(block.attention, make)
@@ -74,7 +75,7 @@ class Layer:
         """Takes the place of `routed` where experts are shared among ranks."""
         self._dense: DenseLayer | None = None
         if isinstance(block.ffn, MixtureOfExperts):
-            self.router, self.routed = block.ffn.router, LocalExperts(block.ffn.routed)
+            self.router, self.routed = block.ffn.router, LocalExperts(block.ffn.routed, make_grouped)
             if block.ffn.shared is not None:
                 self._dense = DenseLayer(block.ffn.shared, make)
         else:
@@ -111,15 +112,18 @@ class Hidden:
 class Forward:
     """The whole model over the cache; with the weights of multi-token prediction also its guesses."""
 
-    def __init__(self, model: MoeModel, prediction: MultiTokenPrediction | None, make: MakeLinear = plain) -> None:
+    def __init__(self, model: MoeModel, prediction: MultiTokenPrediction | None, *, fp8: bool = False) -> None:
+        make, make_grouped = (fp8_weights.linear, fp8_weights.grouped) if fp8 else (plain, None)
         self._embedding, self._norm = model.embedding.weight.detach(), Norm(model.norm)
         self._head = model.head.weight.detach()
-        self.layers = [Layer(cast("Block", block), index, make) for index, block in enumerate(model.blocks)]
+        self.layers = [
+            Layer(cast("Block", block), index, make, make_grouped) for index, block in enumerate(model.blocks)
+        ]
         self.cached_layers = len(self.layers)
         self._guess: Layer | None = None
         if prediction is not None:
             self._depth = cast("PredictionDepth", prediction.depths[0])
-            self._guess = Layer(self._depth.block, self.cached_layers, make)
+            self._guess = Layer(self._depth.block, self.cached_layers, make, make_grouped)
             self.cached_layers += 1
 
     def steps(self, plan: ForwardPlan, cache: PagedCache, window: DecodeWindow) -> Pass[Hidden]:

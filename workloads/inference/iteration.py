@@ -44,6 +44,7 @@ class Iteration:
     drafted_tokens: int
     accepted_tokens: int
     pages_used: int
+    """While it ran."""
     preemptions: int
 
     @property

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenstone.flops import expands
+from tokenstone.model import LatentAttention
 from workloads.inference.cache import DecodeWindow, PagedCache
 from workloads.inference.scheduler import Turn
 from workloads.moe.config import MoeConfig
@@ -66,6 +66,20 @@ class ForwardPlan:
     turns_L1R: Tensor
     decoding: Decoding | None
     prefilling: list[Prefilling]
+
+
+def expands(a: LatentAttention, new: int, cached: int) -> bool:
+    """Whether `new` tokens after `cached` ones need fewer FLOPs with keys and values expanded from the latents.
+
+    Per head and layer, expanded takes 2 · kv_rank · (nope + value) for each cached token (that of the new ones is
+    part of the parameters' FLOPs), and 2 · (d_qk + d_v) for each pair of query and key; absorbed takes
+    2 · (2 · kv_rank + rope) for each pair and nothing else.
+
+    DeepSeek-V3 after 4096 cached tokens: absorbed up to 170 new ones, expanded from there.
+    """
+    pairs = new * cached + new * (new + 1) / 2
+    expanded = a.kv_rank * (a.nope_dim + a.value_dim) * cached + (a.query_key_dim + a.value_dim) * pairs
+    return expanded <= (a.cached_values_per_token + a.kv_rank) * pairs
 
 
 class Planner:

@@ -82,7 +82,10 @@ def train(
         with recorder.phase("checkpoint"):
             model = trainer.whole_model()
             if model is not None:
-                trained = checkpoints.Checkpoint(model, spec.model, tokenizer, corpus.name, corpus.sha256)
+                prediction = trainer.prediction if isinstance(trainer, LocalTrainer) else None
+                trained = checkpoints.Checkpoint(
+                    model, spec.model, tokenizer, corpus.name, corpus.sha256, prediction=prediction
+                )
                 checkpoints.save(checkpoint, trained)
     trainer.close()
     gathered = trainer.gather(recorder, _largest_violation(counted_load))
