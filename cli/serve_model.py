@@ -47,6 +47,15 @@ def command(
     chunked_prefill: Annotated[
         bool, typer.Option("--chunked-prefill/--no-chunked-prefill", help="Prompts in parts, beside decoding.")
     ] = True,
+    speculative_depth: Annotated[
+        int,
+        typer.Option(
+            "--speculative-depth",
+            min=0,
+            max=1,
+            help="Tokens guessed ahead; needs a model trained with --prediction-depths 1.",
+        ),
+    ] = 0,
     max_body_bytes: Annotated[
         int, typer.Option("--max-body-bytes", min=1024, help="Longest request body.")
     ] = 16_777_216,
@@ -72,7 +81,7 @@ def command(
     serving = ServingOptions(
         shape=spec.model, dtype=spec.dtype, checkpoint=checkpoint, max_batch=max_batch or spec.max_batch,
         context=context, max_waiting=max_waiting, token_budget=token_budget, pages=pages,
-        prefix_caching=prefix_caching, chunked_prefill=chunked_prefill, body_bytes=max_body_bytes, name=name,
+        prefix_caching=prefix_caching, chunked_prefill=chunked_prefill, body_bytes=max_body_bytes, name=name, speculative_depth=speculative_depth,
         threads=threads, seed=seed,
     )  # fmt: skip
 

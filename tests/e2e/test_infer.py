@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from tokenstone.errors import UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -144,11 +148,6 @@ def test_a_sweep_finds_the_frontier_and_draws_it(marked, tmp_path):
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(tmp_path, arguments, says):
-    from typer.testing import CliRunner
-
-    from cli.main import app
-    from tokenstone.errors import UsageError
-
     result = CliRunner().invoke(app, ["infer", *arguments, "--data", str(tmp_path / "data")])
     assert isinstance(result.exception, UsageError)
     assert says in str(result.exception)

@@ -7,10 +7,11 @@ cannot slow down what is asked of it (no coordinated omission).
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ LEAST_LAG_LIMIT_SECONDS = 0.01
 LAG_LIMIT_RATIO = 0.1
 """A client is saturated where its lag is above 10 ms and above a tenth of the median latency of a request."""
 _LONGEST_PAUSE_SECONDS = 1.0
+_MOST_PREPARED_TOKENS = 20_000_000
 _REST_SECONDS = 0.1
 """A client of a closed loop that was refused waits before it asks again: as long as it was told, within a second."""
 
@@ -59,12 +61,24 @@ class Generator:
 
     def run(self, plan: Sequence[Conversation]) -> Load:
         """Make the load from a thread of its own loop. Returns an outcome for each request, in order of indices."""
-        switch = sys.getswitchinterval()
-        sys.setswitchinterval(0.0005)  # the agenda's thread must not wait for the loop's
-        try:
+        with _undisturbed():
             return _run_loop(_Run(self, plan).make())
-        finally:
-            sys.setswitchinterval(switch)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No long pauses while the load is made: of the agenda's thread for the loop's, and of both for the collector."""
+    switch, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(0.0005)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(switch)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def _run_loop(work: Coroutine[Any, Any, Load]) -> Load:
@@ -85,6 +99,9 @@ class _Run:
         self._g, self._plan = generator, plan
         count = sum(len(conversation.turns) for conversation in plan)
         self._outcomes: list[Outcome | None] = [None] * count
+        # Drawn beforehand, so that it costs nothing while the load is made; unless they are too long to be kept.
+        short = sum(turn.input_tokens for c in plan for turn in c.turns) <= _MOST_PREPARED_TOKENS
+        self._prompts = {c.turns[0].index: self._draw(c.turns[0], first=True) for c in plan} if short else {}
         self._ended = 0
         self._tokens = 0
 
@@ -137,7 +154,7 @@ class _Run:
         said: list[Prompt] = []
         outcome = Outcome(due)
         for turn in conversation.turns:
-            said.append(self._prompt(turn, first=not said))
+            said.append(self._prompts.pop(turn.index, None) or self._draw(turn, first=not said))
             name = f"{self._g.label}-{turn.index}"
             outcome = await self._client.send(said, turn.output_tokens, due, name, self._seed(turn))
             self._outcomes[turn.index] = outcome
@@ -150,7 +167,7 @@ class _Run:
             due = time.monotonic()
         return outcome
 
-    def _prompt(self, turn: Planned, *, first: bool) -> Prompt:
+    def _draw(self, turn: Planned, *, first: bool) -> Prompt:
         shared = self._g.traffic.shared_prefix_tokens if first else 0
         shared = min(shared, turn.input_tokens - 1)  # something is left that is the request's own
         own = self._g.prompts.stretch(turn.input_tokens - shared, (self._g.seed, 3, turn.prompt))

@@ -39,8 +39,11 @@ class Line(BaseModel):
 class ScriptedEndpoint:
     """Serves a script and counts what it was asked."""
 
-    def __init__(self, script: list[Line], *, routes: tuple[str, ...] = ("completions", "chat/completions")) -> None:
-        self._script = script
+    def __init__(
+        self, script: list[Line], *, routes: tuple[str, ...] = ("completions", "chat/completions"), exact: bool = False
+    ) -> None:
+        """`exact`: spin through the last two milliseconds before an instant, because timers are rounded to one."""
+        self._script, self._exact = script, exact
         self.requests: list[dict[str, Any]] = []
         self.app = web.Application(client_max_size=256 * 2**20)
         for route in routes:
@@ -73,8 +76,7 @@ class ScriptedEndpoint:
         chat = request.path.endswith("chat/completions")
         for number in range(tokens):
             due = arrived + line.ttft_seconds + number * line.gap_seconds
-            if (pause := due - time.monotonic()) > 0:
-                await asyncio.sleep(pause)
+            await self._until(due)
             if number == tokens // 2 and line.stream != "whole" and await self._fault(response, line, request):
                 return
             ended = "length" if number == tokens - 1 else None
@@ -84,6 +86,13 @@ class ScriptedEndpoint:
             usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
             await _event(response, {"choices": [], "usage": usage})
         await response.write(b"data: [DONE]\n\n")
+
+    async def _until(self, due: float) -> None:
+        pause = due - time.monotonic() - (0.002 if self._exact else 0.0)
+        if pause > 0:
+            await asyncio.sleep(pause)
+        while self._exact and time.monotonic() < due:
+            await asyncio.sleep(0)
 
     async def _fault(self, response: web.StreamResponse, line: Line, request: web.Request) -> bool:
         """Do what the script has planned half way; return whether that is the end."""
@@ -107,7 +116,7 @@ async def _event(response: web.StreamResponse, message: dict[str, Any]) -> None:
 
 
 async def _serve(script: list[Line]) -> None:
-    runner = web.AppRunner(ScriptedEndpoint(script).app)
+    runner = web.AppRunner(ScriptedEndpoint(script, exact=True).app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=2048).start()
     host, port = runner.addresses[0][:2]

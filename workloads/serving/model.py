@@ -11,6 +11,7 @@ from tokenstone.errors import InvalidFile, InvalidValue
 from tokenstone.model import ModelShape
 from workloads import checkpoint as checkpoints
 from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
 from workloads.text import STANDARD_LIBRARY, Corpus, load_corpus, train_tokenizer
 
 
@@ -22,6 +23,7 @@ class Served:
     tokenizer: Tokenizer
     corpus: Corpus
     trained: bool
+    prediction: MultiTokenPrediction | None = None
 
 
 def load_served(shape: ModelShape, checkpoint: Path | None, *, seed: int) -> Served:
@@ -43,4 +45,4 @@ def load_served(shape: ModelShape, checkpoint: Path | None, *, seed: int) -> Ser
         raise InvalidFile(
             "the text has changed since the model was trained on it", where=loaded.data, hint="train again"
         )
-    return Served(loaded.model, loaded.tokenizer, corpus, trained=True)
+    return Served(loaded.model, loaded.tokenizer, corpus, trained=True, prediction=loaded.prediction)

@@ -12,7 +12,6 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from tokenstone.errors import InvalidValue
 from tokenstone.listen import bound_socket, url_of
 from tokenstone.model import ModelShape
 from workloads.device import require_fp32, select_device
@@ -48,6 +47,8 @@ class ServingOptions:
     pages: int | None = None
     prefix_caching: bool = True
     chunked_prefill: bool = True
+    speculative_depth: int = 0
+    """Tokens guessed ahead by the checkpoint's multi-token prediction."""
     body_bytes: int = 16 * 2**20
     name: str | None = None
     """What clients call the model; None: the shape's name."""
@@ -84,12 +85,15 @@ def serve_model(
         limits = EngineLimits(
             max_batch=options.max_batch,
             context=options.context,
-            token_budget=options.token_budget or max(512, options.max_batch),
+            token_budget=options.token_budget or max(512, options.max_batch * (1 + options.speculative_depth)),
             pages=options.pages,
             prefix_caching=options.prefix_caching,
             chunked_prefill=options.chunked_prefill,
+            speculative_depth=options.speculative_depth,
         )
-        engine = Engine(served.model, device, limits=limits)
+        if served.prediction is not None:
+            served.prediction.to(device.torch)
+        engine = Engine(served.model, device, limits=limits, prediction=served.prediction)
         progress.phase("warm_up")
         _warm_up(engine, served, limits)
         if options.tokenizer_path is not None:
@@ -156,9 +160,3 @@ def _run(app: FastAPI, listener: socket.socket, on_ready: Callable[[str], None])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def check_options(options: ServingOptions) -> None:
-    """Raise InvalidValue for limits that no request could meet."""
-    if options.context < 2:
-        raise InvalidValue(f"a context of {options.context}", where="--context", hint="give 2 tokens or more")
