@@ -213,8 +213,8 @@ def _segments(
     forward, backward = step.micro_batches * chunks.forward, step.micro_batches * chunks.backward
     segments = {"forward": forward, "backward": backward, "bubble": bubble, "other waiting": other} | fixed
     return segments, [
-        f"micro-batches of one sequence, {step.micro_batches} a pipeline; chunks last what they last alone in "
-        f"DualPipe: forward {chunks.forward:.4f} s, backward {chunks.backward:.4f} s, of it weights {chunks.weight:.4f} s",
+        f"micro-batches of one sequence, {step.micro_batches} a pipeline; chunks last as they do alone in DualPipe: "
+        f"forward {chunks.forward:.4f} s, backward {chunks.backward:.4f} s, {chunks.weight:.4f} s of it weights",
         "forward and backward do not run at once, so all communication that they expose alone is exposed",
         f"the bubble is the closed form's for even stages; the {other:.2f} s by which DualPipe's measured bubble "
         "exceeds its own closed form are kept",
