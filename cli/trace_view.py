@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.terminal import ledger_bar
+from tokenstone.advice import Advice, advise
 from tokenstone.cost import Bill
 from tokenstone.ledger import Ledger
 from tokenstone.roofline import Roofline
@@ -39,6 +40,7 @@ def document(job: JobTrace, ledger: Ledger, bill: Bill | None, roofline: Rooflin
         "peak": roofline and {"hardware": roofline.hardware, "dtype": roofline.dtype,
                               "flops_per_second": roofline.peak_flops_per_second, "source": roofline.source},
         "bill": bill and bill.model_dump(mode="json"),
+        "advice": [found.model_dump(mode="json") for found in _advice(ledger, bill)],
         "validity": ledger.reasons or ["valid"],
         "notes": job.notes,
     }  # fmt: skip
@@ -63,10 +65,18 @@ def print_trace(job: JobTrace, ledger: Ledger, bill: Bill | None, roofline: Roof
         console.print(_bill(bill))
         if worst := bottleneck(bill):
             console.print(worst.sentence, style="yellow")
+    for found in _advice(ledger, bill):
+        saving = _money(found.saving_usd_per_million_tokens) + " per M tokens" if bill and bill.price else ""
+        worth = f"{found.saving_ratio:.1%}" + (f", {saving}" if saving else "")
+        console.print(f"[bold]Advice[/] ({found.rule}, at most {worth}): {found.hint}. [dim]{found.rests_on}.[/]")
     for note in job.notes:
         console.print(f"Note: {note}.", style="dim")
     for reason in ledger.reasons:
         console.print(f"Compute is not split: {_UNSPLIT.get(reason, reason)}.", style="dim")
+
+
+def _advice(ledger: Ledger, bill: Bill | None) -> list[Advice]:
+    return advise(ledger.seconds, usd_per_million_tokens=bill.usd_per_million_tokens if bill else None)
 
 
 def _ranks(job: JobTrace) -> Table:
