@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, agent, bench, calc, catalogue, doctor, infer, probe, serve, serve_model, train
+from cli import (
+    ablate,
+    agent,
+    bench,
+    calc,
+    catalogue,
+    doctor,
+    infer,
+    probe,
+    project,
+    serve,
+    serve_model,
+    trace,
+    train,
+)  # fmt: skip
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -32,6 +46,8 @@ app.command("ablate")(ablate.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)
 app.command("probe")(probe.command)
+app.command("trace")(trace.command)
+app.command("project")(project.command)
 app.command("doctor")(doctor.command)
 app.add_typer(calc.app, name="calc")
 app.command("hardware")(catalogue.hardware_command)
