@@ -206,17 +206,26 @@ def _latencies(section: Section) -> list[LatencyRow]:
     return [
         _latency("TTFT", "time to first token", waits.ttft_seconds, "s", 1, first),
         _latency("TPOT", "time per output token after the first", waits.tpot_seconds, "ms", 1e3, each),
-        _latency("ITL", "gap between two tokens, all gaps", waits.itl_seconds, "ms", 1e3, None),
+        _latency(
+            "ITL",
+            "gap between two tokens, all gaps",
+            waits.itl_seconds,
+            "ms",
+            1e3,
+            None,
+            absent="the run reported no gaps",
+        ),
         _latency("E2E", "from arrival to the last token", waits.e2e_seconds, "s", 1, whole),
     ]
 
 
 def _latency(
-    name: str, meaning: str, found: Percentiles | None, unit: str, scale: float, limit: float | None
-) -> LatencyRow:
+    name: str, meaning: str, found: Percentiles | None, unit: str, scale: float, limit: float | None,
+    absent: str = "no request got so far",
+) -> LatencyRow:  # fmt: skip
     objective = "" if limit is None else f"≤ {limit * scale:,.4g} {unit}"
     if found is None:
-        return LatencyRow(name, meaning, unit, [], objective, "no request got so far")
+        return LatencyRow(name, meaning, unit, [], objective, absent)
     values = [value * scale for value in (found.p50, found.p90, found.p95, found.p99)]
     places = decimals(max(values), digits=3)
     cells = [count(found.count), *(fixed(value, places) for value in values)]
