@@ -51,12 +51,13 @@ class Generator:
 
     def __init__(
         self, engine: EngineThread, tokenizer: Tokenizer, vocabulary: Sequence[bytes], limits: Limits,
-        metrics: ServingMetrics,
+        metrics: ServingMetrics, *, keep_labels: bool = False,
     ) -> None:  # fmt: skip
         self._engine, self._tokenizer, self._vocabulary = engine, tokenizer, vocabulary
         self.limits, self._metrics = limits, metrics
+        self._keep_labels = keep_labels
         self.labels: dict[int, str] = {}
-        """What clients called their requests, by the engine's id."""
+        """What clients called their requests, by the engine's id; kept for a run's record only."""
 
     def encode(self, prompt: str | list[int]) -> list[int]:
         """Ids of a prompt. Raises ApiError for one that is empty or not of this vocabulary."""
@@ -91,7 +92,7 @@ class Generator:
             )
         except EngineFailed as error:
             raise ApiError(503, f"the engine has failed: {error}", kind="server_error") from error
-        if label:
+        if label and self._keep_labels:
             self.labels[answer.id] = label
         return Running(answer, len(prompt), TextStream(self._vocabulary, asked.stops))
 

@@ -108,7 +108,8 @@ def serve_model(
             most_active=options.max_batch + options.max_waiting,
             body_bytes=options.body_bytes,
         )
-        generator = Generator(thread, served.tokenizer, token_bytes(served.tokenizer), room, metrics)
+        words, keep = token_bytes(served.tokenizer), options.record is not None
+        generator = Generator(thread, served.tokenizer, words, room, metrics, keep_labels=keep)
         _run(create_app(thread, generator, metrics, name), listener, on_ready)
         if options.record is not None:
             facts = provenance(device, served.model.parameter_count(), served.corpus, options.dtype)
