@@ -117,7 +117,7 @@ def svg(frontier: Frontier) -> str:
     parts.append(_text(_LEFT + _PLOT_WIDTH / 2, _TOP + _PLOT_HEIGHT + 40, below, anchor="middle"))
     parts.append(f'<g transform="translate(18 {_TOP + _PLOT_HEIGHT / 2}) rotate(-90)">'
                  + _text(0, 0, "output tokens/s per device", anchor="middle") + "</g>")  # fmt: skip
-    closed = sorted((x, y) for x, y, p in placed if p.concurrency is not None)
+    closed = [(x, y) for x, y, p in placed if p.concurrency is not None]  # in order of their clients
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in closed))
     parts.append(f'<polyline points="{path}" fill="none" stroke="{_LINE}" stroke-width="2"/>')
     for number, (x, y, point) in enumerate(placed, 1):
