@@ -10,11 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstone.errors import InvalidValue
-from tokenstone.model import CPU_TINY
+from tokenstone.model import CPU_SMALL, CPU_TINY, LatentAttention, ModelShape
 from workloads.device import Device
 from workloads.inference.engine import Engine
 from workloads.inference.request import EngineLimits, Request, Sampling
 from workloads.moe.model import MoeModel
+
+assert CPU_TINY.experts is not None
+DENSE_FIRST = CPU_TINY.model_copy(
+    update={
+        "layers": 3,
+        "attention": LatentAttention(heads=4, query_rank=None, kv_rank=32, nope_dim=16, rope_dim=8, value_dim=24),
+        "experts": CPU_TINY.experts.model_copy(update={"dense_layers": 1, "shared": 2, "route_scale": 2.5}),
+    }
+)
+"""Everything that the presets leave out: a dense layer, no query rank, values as wide as keys, shared experts."""
 
 SHARED = list(range(100, 140))
 """What many prompts begin with."""
@@ -76,11 +86,12 @@ def test_answers_are_those_of_the_training_model(bench: Any, limits: dict[str, A
     assert bench.serve(requests, **limits).tokens == bench.alone(requests)
 
 
+@pytest.mark.parametrize("shape", [CPU_TINY, CPU_SMALL, DENSE_FIRST], ids=["tiny", "small", "dense-first"])
 @pytest.mark.parametrize("pieces", [[29], [13, 16], [8, 1, 1, 19], [28, 1]])
-def test_logits_are_those_of_the_training_model(device: Device, pieces: list[int]) -> None:
-    """Read in pieces, some expanded, some absorbed; weights as the training leaves them and much larger ones."""
-    for scale in (1.0, 5.0):
-        model = MoeModel(CPU_TINY, seed=2)
+def test_logits_are_those_of_the_training_model(device: Device, shape: ModelShape, pieces: list[int]) -> None:
+    """Read in pieces, some expanded, some absorbed; weights as a training begins with and much larger ones."""
+    for scale in (1.0, 4.0):
+        model = MoeModel(shape, seed=2)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(scale if parameter.ndim > 1 else 1.0)
