@@ -118,6 +118,8 @@ class Scheduler:
         raise InvalidValue("is not running", where=f"request {request_id}")
 
     def _check(self, request: Request) -> None:
+        if any(sequence.request.id == request.id for group in (self.running, self.waiting) for sequence in group):
+            raise InvalidValue("is not answered yet", where=f"request {request.id}", hint="give it an id of its own")
         length = len(request.prompt) + request.max_tokens
         if not request.prompt or request.max_tokens < 1 or length > self.limits.context:
             raise InvalidValue(

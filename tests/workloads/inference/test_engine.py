@@ -212,6 +212,22 @@ def test_requests_that_cannot_be_served_are_refused(length: int, answer: int, be
         bench.engine().submit(Request(3, [1] * length, answer))
 
 
+@pytest.mark.parametrize("words", [[1, 512], [-1, 5]])
+def test_ids_that_the_vocabulary_does_not_have_are_refused(bench: Any, words: list[int]) -> None:
+    with pytest.raises(InvalidValue, match="0 to 511"):
+        bench.engine().submit(Request(3, words, 2))
+
+
+def test_an_id_that_is_in_use_is_refused(bench: Any) -> None:
+    engine = bench.engine()
+    engine.submit(Request(3, [1, 2], 2))
+    with pytest.raises(InvalidValue, match="request 3"):
+        engine.submit(Request(3, [1], 2))
+    while engine.busy:
+        engine.iterate()
+    engine.submit(Request(3, [1], 2))
+
+
 def test_a_request_larger_than_the_cache_is_refused(bench: Any) -> None:
     with pytest.raises(InvalidValue, match="5 pages"):
         bench.engine(pages=5).submit(Request(3, [1] * 35, 10))
