@@ -174,6 +174,13 @@ def test_pages_that_run_out_preempt_the_last_and_it_computes_again(bench: Any) -
     )  # fmt: skip
 
 
+def test_a_prompt_waits_until_the_prompts_before_it_have_their_room(bench: Any) -> None:
+    requests = [Request(i, ids(40, i), 2) for i in range(3)]
+    served = bench.serve(requests, pages=9, token_budget=8, prefix_caching=False)
+    assert served.tokens == bench.alone(requests)
+    assert sum(it.preemptions for it in served.iterations) == 0
+
+
 def test_cancelling_frees_pages_at_once(bench: Any) -> None:
     engine = bench.engine()
     for number in range(6):
