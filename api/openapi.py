@@ -13,9 +13,11 @@ from tokenstone.wire import Problem
 TAGS = [
     {"name": "telemetry", "description": "Windows that the agents send, and the nodes they come from."},
     {"name": "runs", "description": "Runs: created, running, then complete, failed or invalid."},
-    {"name": "results", "description": "What is said about a run: ledger, score, bill, report."},
+    {"name": "results", "description": "What is said about runs: ledger, score, bill, report, comparison."},
+    {"name": "fleet", "description": "Clusters, what they cost, and how their device-hours were spent."},
     {"name": "catalogues", "description": "Hardware, metrics and price books."},
-    {"name": "operation", "description": "Is the service well?"},
+    {"name": "administration", "description": "API keys, and the log of what administrators did."},
+    {"name": "operation", "description": "Is the service well? Where does Prometheus find the agents?"},
 ]
 
 Responses = dict[int | str, dict[str, Any]]
@@ -27,8 +29,9 @@ def problems(*statuses: int) -> Responses:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-EVERYWHERE = problems(422, 500, 503)
-WITH_BODY = problems(400, 413, 415, 422, 500, 503)
+EVERYWHERE = problems(400, 422, 429, 500, 503)
+GUARDED = EVERYWHERE | problems(401, 403)
+WITH_BODY = GUARDED | problems(413, 415)
 
 
 def install(app: FastAPI) -> None:

@@ -159,7 +159,7 @@ class PriceBook(_Row):
     """Dated prices under a name and a version."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    version: Annotated[str, Field(min_length=1, max_length=100)]
+    version: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
     currency: Literal["USD"] = "USD"
     rows: list[PriceRow] = Field(min_length=1, max_length=10_000)
 

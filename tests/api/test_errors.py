@@ -1,5 +1,7 @@
 """Whatever goes wrong at whatever path, the answer is a problem document."""
 
+import re
+
 import pytest
 
 JSON = {"Content-Type": "application/json"}
@@ -9,8 +11,9 @@ JSON = {"Content-Type": "application/json"}
 def operations(api) -> list[tuple[str, str, dict]]:
     """(method, path with names that nothing has, description) of every operation."""
     paths = api.get("/openapi.json").json()["paths"]
+    named = {"{run_id}": "nobody", "{number}": "7"}
     return [
-        (method.upper(), path.replace("{run_id}", "nobody").replace("{name}", "nothing"), operation)
+        (method.upper(), re.sub(r"{\w+}", lambda found: named.get(found[0], "nothing"), path), operation)
         for path, methods in paths.items()
         for method, operation in methods.items()
     ]
