@@ -27,7 +27,16 @@ def find_facts(session: Session, run: Run) -> TrainingFacts | InferenceFacts | N
 
 def add_facts(session: Session, run: Run, facts: TrainingFacts | InferenceFacts, *, now: float) -> None:
     """Keep the facts of a run that has none."""
-    session.add(RunFacts(run=run.id, received_unix_seconds=now, body=facts.model_dump_json()))
+    started = facts.started_unix_seconds
+    session.add(
+        RunFacts(
+            run=run.id,
+            received_unix_seconds=now,
+            started_unix_seconds=started,
+            ended_unix_seconds=started + facts.allocated_seconds,
+            body=facts.model_dump_json(),
+        )
+    )
 
 
 class PricedBy(NamedTuple):

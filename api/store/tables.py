@@ -87,7 +87,7 @@ class SeriesRow(Base):
     """A time series of a node."""
 
     __tablename__ = "series"
-    __table_args__ = (UniqueConstraint("node_id", "metric", "device", "labels"),)
+    __table_args__ = (UniqueConstraint("node_id", "metric", "device", "labels"), Index(None, "metric"))
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"))
@@ -97,13 +97,13 @@ class SeriesRow(Base):
     """JSON with sorted keys."""
 
 
-class Window(Base):
-    """One window of a series. Stored in the order of its key, which is the order of every query."""
+class _WindowColumns:
+    """What windows have, wherever they are kept.
 
-    __tablename__ = "windows"
-    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+    Series are never deleted and their ids come from our own look-up, so no foreign key is checked for every row.
+    """
 
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    series_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
     duration_seconds: Mapped[float]
     count: Mapped[int]
@@ -111,6 +111,86 @@ class Window(Base):
     minimum: Mapped[float | None]
     maximum: Mapped[float | None]
     delta: Mapped[float | None]
+
+
+class Window(_WindowColumns, Base):
+    """One window of a series, kept for days. In the order of its key, which is the order of every query.
+
+    PostgreSQL keeps each day (UTC) in a partition of its own, which is dropped when the day is forgotten
+    (api/store/partitions.py).
+    """
+
+    __tablename__ = "windows"
+    __table_args__ = {  # noqa: RUF012  SQLAlchemy's own form
+        "sqlite_with_rowid": False,
+        "postgresql_partition_by": "RANGE (start_unix_seconds)",
+    }
+
+
+class RunWindow(_WindowColumns, Base):
+    """A window that was measured during a run: moved here when its day is forgotten, and kept as long as the run."""
+
+    __tablename__ = "run_windows"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+
+
+class Hour(Base):
+    """An hour of a series, from its windows that begin in it. Kept for ever."""
+
+    __tablename__ = "hours"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+
+    series_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
+    observed_seconds: Mapped[float]
+    """Sum of the windows' durations."""
+    count: Mapped[int]
+    mean: Mapped[float | None]
+    """Weighted by the windows' counts."""
+    minimum: Mapped[float | None]
+    maximum: Mapped[float | None]
+    delta: Mapped[float | None]
+    integral: Mapped[float | None]
+    """Sum of mean x duration: busy seconds of a busy ratio, joules of watts."""
+
+
+class ClusterHour(Base):
+    """An hour of a metric over all series of a cluster, from their hours. Kept for ever."""
+
+    __tablename__ = "cluster_hours"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+
+    cluster: Mapped[str] = mapped_column(primary_key=True)
+    metric: Mapped[str] = mapped_column(primary_key=True)
+    start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
+    series: Mapped[int]
+    """How many series had windows in that hour."""
+    observed_seconds: Mapped[float]
+    count: Mapped[int]
+    mean: Mapped[float | None]
+    minimum: Mapped[float | None]
+    maximum: Mapped[float | None]
+    delta: Mapped[float | None]
+    integral: Mapped[float | None]
+
+
+class PendingHour(Base):
+    """An hour of a node that has windows which are not in its hourly roll-up yet."""
+
+    __tablename__ = "pending_hours"
+
+    node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
+    start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
+    touched_unix_seconds: Mapped[float]
+
+
+class Horizon(Base):
+    """A point in time that housekeeping has reached (api/store/horizons.py)."""
+
+    __tablename__ = "horizons"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    unix_seconds: Mapped[float]
 
 
 class Run(Base):
@@ -150,6 +230,9 @@ class RunFacts(Base):
 
     run: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     received_unix_seconds: Mapped[float]
+    started_unix_seconds: Mapped[float]
+    ended_unix_seconds: Mapped[float]
+    """The allocation, by the clock of the workload: the windows in between belong to the run."""
     body: Mapped[str]
 
 
