@@ -59,7 +59,7 @@ def _ratio(name: str, figure: Callable[[Evaluation], float | None], a: Side, b: 
     elif not all(math.isfinite(v) and v > 0 for v in (*values[0], *values[1])):
         reason = "a figure of 0 has no ratio to anything"
     else:
-        ratio = compare_runs(*values)
+        ratio = compare_runs(values[0], values[1])
         reason = ratio.reason
         if ratio.high is not None and not math.isfinite(ratio.high):
             ratio, reason = None, "so few runs that differ so much bound nothing"

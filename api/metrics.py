@@ -46,7 +46,7 @@ class ServiceMetrics:
             "tokenstone_http_request_duration_seconds", "How long an answer took.", registry=shared, buckets=_BUCKETS
         )
         if self._registry is not shared:
-            MultiProcessCollector(self._registry)
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
         self._registry.register(_Stored(store))
 
     def count_request(self, method: str, status: int, seconds: float) -> None:

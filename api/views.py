@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from tokenstone.compare import RatioEstimate
 from tokenstone.cost import Bill
 from tokenstone.evaluate import Evaluation
-from tokenstone.wire import ClusterPrice, Device, WorkloadSpec
+from tokenstone.run import WorkloadSpec
+from tokenstone.wire import ClusterPrice, Device
 
 
 class _View(BaseModel):
@@ -93,20 +94,6 @@ class PhaseView(_View):
     duration_seconds: float
     activity_seconds: dict[str, float]
     steps: int
-
-
-class Points(_View):
-    """One series in steps, as columns. Steps without a window are left out."""
-
-    cluster: str
-    node: str
-    device: str
-    metric: str
-    labels: dict[str, str]
-    start_unix_seconds: list[float]
-    value: list[float | None]
-    covered_seconds: list[float]
-    """How much of each step its windows cover."""
 
 
 class MetricRatio(_View):

@@ -75,8 +75,6 @@ class WindowBatch(WireModel):
     epoch: Name
     """Drawn anew at each start of an agent; sequences count from 0 within it."""
     sequence: Whole
-    metrics_address: Annotated[str, Field(max_length=300, pattern=r"^[A-Za-z0-9._:\[\]-]*:[0-9]{1,5}$")] | None = None
-    """HOST:PORT where the agent serves `/metrics`; without a host, at the address from which the batch comes."""
     devices: list[Device] = Field(default_factory=list, max_length=1024)
     absences: list[AbsentMetric] = Field(default_factory=list, max_length=10_000)
     series: list[Series] = Field(max_length=20_000)
@@ -100,6 +98,10 @@ class WindowBatch(WireModel):
         if self.series_index and max(self.series_index) >= len(self.series):
             raise ValueError(f"series_index names series {max(self.series_index)} of {len(self.series)}")
         return self
+
+
+METRICS_ADDRESS = "Tokenstone-Metrics-Address"
+"""Header with a batch: HOST:PORT where the agent serves `/metrics`; without a host, where the batch comes from."""
 
 
 class IngestAnswer(WireModel):

@@ -50,9 +50,14 @@ def test_a_body_that_is_not_what_it_should_be(api, operations, problem, content,
     assert checked >= 6
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/runs", "/v1/runs/a/b/c", "/v1/runs/", "/%00", "/v1/runs/x/../y"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v2/runs", "/v1/runs/a/b/c", "/v1/runs/", "/v1/runs/x/../y"])
 def test_a_path_that_is_none(api, problem, path):
     problem(api.get(path), 404)
+
+
+@pytest.mark.parametrize("path", ["/%00", "/v1/runs/a%00b", "/v1/nodes?cluster=a%00"])
+def test_a_character_that_no_database_keeps(api, problem, path):
+    assert "NUL" in problem(api.get(path), 400)["detail"]
 
 
 def test_a_fault_of_ours_tells_the_client_nothing(api, problem):
