@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.secrets import prefix_of
 from api.store.engine import Store
 from api.store.keys import find_key
 from tokenstone.errors import KeyNeeded, NotAllowed
@@ -64,12 +64,12 @@ def _authenticated(
         return LOCAL
     if credentials is None:
         raise KeyNeeded("this service asks for an API key", where="header.Authorization", hint=_HINT)
+    request.state.key = prefix_of(credentials.credentials)
     store: Store = request.app.state.store
     with store.reading() as session:
         key = find_key(session, credentials.credentials, now=request.app.state.clock())
     if key is None:
         raise KeyNeeded("the API key is unknown, revoked or expired", where="header.Authorization", hint=_HINT)
-    structlog.contextvars.bind_contextvars(key=key.prefix)
     return Caller(key.prefix, frozenset(key.scopes), key.cluster)
 
 

@@ -13,7 +13,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import problem
+from api.errors import internal_error, problem
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ class EnvelopeMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        begun, status = time.perf_counter(), 500
+        begun, status = time.perf_counter(), 0
 
         async def sent(message: Message) -> None:
             nonlocal status
@@ -73,14 +73,21 @@ class EnvelopeMiddleware:
 
         try:
             await self._inner(scope, headers)(scope, receive, sent)
+        except Exception as error:
+            answer = internal_error(error, request_id)
+            if not status:  # else the client has half an answer, and the connection has to end
+                await answer(scope, receive, sent)
+            else:
+                raise
         finally:
+            status = status or 499  # the client went away before there was an answer
             seconds = time.perf_counter() - begun
             self._count(scope["method"], status, seconds)
             self._log(scope, status, seconds)
 
     def _inner(self, scope: Scope, headers: Headers) -> ASGIApp:
         if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
-            return problem(400, "the address holds the character NUL", where="path or query")
+            return problem(422, "the address holds the character NUL", slug="invalid-value", where="path or query")
         wait = self._rates.wait_seconds(_client(scope, headers), time.monotonic()) if self._rates else 0.0
         if wait:
             return problem(
@@ -94,6 +101,8 @@ class EnvelopeMiddleware:
     def _log(self, scope: Scope, status: int, seconds: float) -> None:
         # The query is left out: it may hold names that are nobody's business.
         told = {"method": scope["method"], "path": scope["path"][:200], "status": status, "seconds": round(seconds, 4)}
+        if key := scope["state"].get("key"):
+            told["key"] = key
         if status >= 500:
             log.error("request failed", **told)
         elif status >= 400:

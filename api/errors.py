@@ -58,7 +58,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(TokenstoneError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _ours(_request: Request, error: Exception) -> JSONResponse:
@@ -104,10 +103,9 @@ def _allowed(request: Request) -> list[str]:
     return [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    # The traceback goes to the log; it is none of the client's business.
-    request_id = request.state.request_id
-    log.error("internal error", request_id=request_id, exc_info=error)
+def internal_error(error: Exception, request_id: str) -> JSONResponse:
+    """A fault of ours: the traceback goes to the log; it is none of the client's business."""
+    log.error("internal error", exc_info=error)
     return problem(
         500, f"the service failed; its log says why, under {request_id}", slug="internal-error", request_id=request_id
     )

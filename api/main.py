@@ -82,7 +82,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     errors.install(app)
     for part in (telemetry, runs, results, comparisons, reports, fleet, catalogues, administration, operation):
         app.include_router(part.router)
-    openapi.install(app)
+    openapi.install(app, asks_for_keys=settings.needs_keys)
     return app
 
 

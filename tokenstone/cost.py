@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tokenstone.day import Day
 from tokenstone.errors import InvalidFile, InvalidValue, UnknownName
 from tokenstone.ledger import Ledger
 
@@ -143,7 +144,7 @@ class PriceRow(_Row):
     basis: Literal["rental", "owned"]
     usd_per_device_hour: Money | None = None
     owned: OwnedCost | None = None
-    effective_from: date
+    effective_from: Day
     source: Annotated[str, Field(min_length=1, max_length=500)]
     verified: bool = False
     note: Annotated[str, Field(max_length=500)] = ""

@@ -6,12 +6,12 @@ All models refuse unknown keys and non-finite numbers.
 
 from __future__ import annotations
 
-from datetime import date
 from enum import StrEnum
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tokenstone.day import Day
 from tokenstone.run import RunState, WorkloadSpec
 
 SCHEMA_VERSION = 1
@@ -109,8 +109,8 @@ class IngestAnswer(WireModel):
 
     status: Literal["accepted", "duplicate"]
     windows: int
-    missing_sequences: list[tuple[int, int]] = Field(default_factory=list)
-    """Ranges (first, last) of this epoch that have not arrived."""
+    missing_sequences: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = Field(default_factory=list)
+    """Ranges [first, last] of this epoch that have not arrived."""
     window_seconds: float = 10.0
     """The window length that the service asks for: 1 s while a run is active on the node."""
 
@@ -397,7 +397,7 @@ class DatedPrice(WireModel):
     Without `price_row`, a book prices each device by its one row for the device's hardware.
     """
 
-    effective_from: date
+    effective_from: Day
     usd_per_device_hour: Annotated[float, Field(ge=0, le=1e6)] | None = None
     price_book: Annotated[Text, Field(min_length=1)] | None = None
     """NAME, whose latest version counts, or NAME@VERSION."""

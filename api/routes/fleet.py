@@ -20,6 +20,7 @@ from api.store.engine import Store
 from api.store.fleet import device_days
 from api.store.inventory import get_cluster, get_spec, page_of_clusters, page_of_specs
 from api.views import ClusterView, SpecView
+from tokenstone.day import Day
 from tokenstone.errors import InvalidValue
 from tokenstone.fleet import Fleet, day_number, fleet_rows, fleet_totals, today
 from tokenstone.wire import ClusterPrice, DatedPrice, Page
@@ -28,8 +29,8 @@ router = APIRouter(prefix="/v1", tags=["fleet"])
 
 MOST_DAYS = 92
 Filter = Annotated[str | None, Query(max_length=200)]
-First = Annotated[date | None, Query(description="First day (UTC); by default six days before the last.")]
-Last = Annotated[date | None, Query(description="Last day (UTC), included; by default today.")]
+First = Annotated[Day | None, Query(description="First day (UTC); by default six days before the last.")]
+Last = Annotated[Day | None, Query(description="Last day (UTC), included; by default today.")]
 Usd = Annotated[
     float | None, Query(ge=0, le=1e6, allow_inf_nan=False, description="One price instead of the clusters' own.")
 ]

@@ -73,7 +73,7 @@ def push_windows(
     return IngestAnswer(
         status="accepted" if is_new else "duplicate",
         windows=count,
-        missing_sequences=list(arrivals.missing[:MOST_GAPS_TOLD]),
+        missing_sequences=[list(gap) for gap in arrivals.missing[:MOST_GAPS_TOLD]],
         window_seconds=RUN_SECONDS if active else DEFAULT_SECONDS,
     )
 

@@ -18,12 +18,16 @@ from fastapi.testclient import TestClient
 from api import examples
 from api.main import create_app
 from api.settings import load_settings
+from api.store.keys import create_key
+from tokenstone.wire import KeyCreate
 
 SERVE = """
 import sys
 import time
 from api.main import serve
 from api.settings import load_settings
+from api.store.keys import create_key
+from tokenstone.wire import KeyCreate
 serve(load_settings(port=0, data=sys.argv[1]), on_ready=lambda url: print(url, flush=True))
 print("ended", flush=True)
 """
@@ -65,6 +69,24 @@ def open_api(data, clock) -> Iterator[Callable[..., TestClient]]:
 @pytest.fixture
 def api(open_api) -> TestClient:
     return open_api()
+
+
+@pytest.fixture
+def guarded(open_api) -> TestClient:
+    """The application as it is beyond loopback: every request needs a key."""
+    return open_api(authentication=True)
+
+
+@pytest.fixture
+def key(clock):
+    """Make a key straight in the store; return the headers that carry it."""
+
+    def make(api, *scopes: str, cluster: str | None = None, expires: float | None = None) -> dict[str, str]:
+        wanted = KeyCreate(name="test", scopes=scopes, cluster=cluster, expires_unix_seconds=expires)
+        with api.app.state.store.writing() as session:
+            return {"Authorization": f"Bearer {create_key(session, wanted, now=clock.now).key}"}
+
+    return make
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_a_path_that_is_none(api, problem, path):
 
 @pytest.mark.parametrize("path", ["/%00", "/v1/runs/a%00b", "/v1/nodes?cluster=a%00"])
 def test_a_character_that_no_database_keeps(api, problem, path):
-    assert "NUL" in problem(api.get(path), 400)["detail"]
+    assert "NUL" in problem(api.get(path), 422)["detail"]
 
 
 def test_a_fault_of_ours_tells_the_client_nothing(api, problem):
