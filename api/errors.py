@@ -46,7 +46,9 @@ def problem(
 
 def problem_of(error: TokenstoneError) -> JSONResponse:
     """The problem document of one of our own errors."""
-    return problem(error.http_status, error.what, slug=error.slug, where=error.where, hint=error.hint)
+    wait = error.retry_after_seconds
+    headers = {} if wait is None else {"Retry-After": str(wait)}
+    return problem(error.http_status, error.what, slug=error.slug, where=error.where, hint=error.hint, headers=headers)
 
 
 def install(app: FastAPI) -> None:

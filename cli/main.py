@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, agent, bench, calc, catalogue, doctor, probe, serve, train
+from cli import ablate, agent, bench, calc, catalogue, db, doctor, probe, serve, train
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -32,6 +32,7 @@ app.command("agent")(agent.command)
 app.command("probe")(probe.command)
 app.command("doctor")(doctor.command)
 app.add_typer(calc.app, name="calc")
+app.add_typer(db.app, name="db")
 app.command("hardware")(catalogue.hardware_command)
 app.command("metrics")(catalogue.metrics_command)
 
