@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from api import errors, openapi
 from api.body import BodyMiddleware
 from api.envelope import EnvelopeMiddleware
+from api.housekeeping import house_kept
 from api.leases import leases_checked
 from api.log import configure_logging
 from api.metrics import ServiceMetrics
@@ -52,7 +53,12 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with leases_checked(store, clock, settings.lease_check_seconds):
+            async with (
+                leases_checked(store, clock, settings.lease_check_seconds),
+                house_kept(
+                    store, clock, keep_days=settings.keep_windows_days, every_seconds=settings.housekeeping_seconds
+                ),
+            ):
                 yield
         finally:
             store.close()

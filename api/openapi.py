@@ -32,7 +32,7 @@ def problems(*statuses: int) -> Responses:
 
 EVERYWHERE = problems(400, 422, 429, 500, 503)
 GUARDED = EVERYWHERE | problems(401, 403)
-WITH_BODY = GUARDED | problems(413, 415)
+WITH_BODY = GUARDED | problems(413, 415, 507)
 
 
 LINKS = {

@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     """Form of the log on stderr."""
     lease_check_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 5.0
     """How often runs of silent clients are looked for."""
+    keep_windows_days: Annotated[float, Field(ge=1, le=36_500, allow_inf_nan=False)] = 14.0
+    """Days for which windows are kept. Hourly roll-ups, and the windows of runs, are kept for ever."""
+    housekeeping_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
+    """How often hours are rolled up and old windows forgotten."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

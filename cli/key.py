@@ -116,12 +116,13 @@ def _writing(data: Path | None, database: str | None) -> Iterator[Session]:
 
     with needs("service"):
         from api.settings import load_settings  # noqa: PLC0415
-        from api.store.engine import open_store  # noqa: PLC0415
+        from api.store.engine import connect  # noqa: PLC0415
 
     # Those settings of the environment that concern the listening service do not matter here.
     settings = load_settings(data=data, database=database, workers=1)
-    store = open_store(settings.database_url)
+    store = connect(settings.database_url)
     try:
+        store.upgrade()  # the first key may be made before the service has ever run
         with store.writing() as session:
             yield session
     finally:

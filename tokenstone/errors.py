@@ -15,6 +15,9 @@
         ├── PortInUse              another program listens there
         ├── NotWritable            a folder or file that we must write and cannot
         ├── StoreDamaged           the database is not one of ours, or is broken
+        ├── StoreUnavailable       HTTP 503: the database does not answer now; it is worth trying again
+        ├── StoreFull              HTTP 507: the disk of the database is full
+        ├── MissingTool            a program that is needed is not installed
         ├── MissingExtra           an optional part of Tokenstone is not installed
         └── WorkloadFailed         the reference program ended without its result
 
@@ -33,6 +36,8 @@ class TokenstoneError(Exception):
     exit_code = 1
     http_status = 500
     slug = "error"
+    retry_after_seconds: int | None = None
+    """When the same request is worth a second attempt, if it is."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what = what
@@ -146,6 +151,28 @@ class StoreDamaged(OperationError):
 
     http_status = 503
     slug = "store-damaged"
+
+
+class StoreUnavailable(OperationError):
+    """The database does not answer now."""
+
+    http_status = 503
+    slug = "store-unavailable"
+    retry_after_seconds = 2
+
+
+class StoreFull(OperationError):
+    """The disk of the database is full. Nothing is stored by halves."""
+
+    http_status = 507
+    slug = "store-full"
+    retry_after_seconds = 30
+
+
+class MissingTool(OperationError):
+    """A program that is needed is not installed."""
+
+    slug = "missing-tool"
 
 
 class MissingExtra(OperationError):

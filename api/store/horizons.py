@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.store.tables import Horizon
@@ -11,11 +12,14 @@ ROLLED_UP = "rolled up"
 FORGOTTEN = "forgotten"
 """Windows before it are forgotten, but for those of runs."""
 
+PRUNED = "pruned"
+"""The last forgetting that came to its end went so far."""
 
-def horizon(session: Session, name: str) -> float:
-    """The point in time that was reached, or 0."""
-    row = session.get(Horizon, name)
-    return 0.0 if row is None else row.unix_seconds
+
+def horizon(session: Session, name: str, *, lock: bool = False) -> float:
+    """The point in time that was reached, or 0. `lock`: it does not move before this session ends."""
+    query = select(Horizon.unix_seconds).where(Horizon.name == name)
+    return session.scalar(query.with_for_update(read=True) if lock else query) or 0.0
 
 
 def move_horizon(session: Session, name: str, unix_seconds: float) -> None:

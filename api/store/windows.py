@@ -246,7 +246,9 @@ def _of_cluster(
     query = select(rows.c.metric, bucket, *merged(rows.c)).group_by(rows.c.metric, bucket)
     if cursor is not None:
         metric, start = decode_cursor(cursor, str, float)
-        query = query.where(or_(rows.c.metric > metric, and_(rows.c.metric == metric, rows.c.start >= start + step)))
+        query = query.where(
+            or_(rows.c.metric > metric, and_(rows.c.metric == metric, rows.c.start >= float(start) + step))
+        )
     found = session.execute(query.order_by(rows.c.metric, bucket).limit(limit + 1)).all()
     pairs = [(_Series(0, ALL, ALL, row.metric, "{}"), row) for row in found]
     return make_page(pairs, limit, item=_view, key=lambda pair: (pair[0].metric, float(pair[1].start)))

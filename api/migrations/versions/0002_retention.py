@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -86,7 +87,7 @@ def _window_columns(table: str) -> list[sa.schema.SchemaItem]:
     ]
 
 
-def _statistics() -> list[sa.Column]:
+def _statistics() -> list[sa.Column[Any]]:
     return [
         sa.Column("observed_seconds", sa.Double(), nullable=False),
         sa.Column("count", sa.BigInteger(), nullable=False),
@@ -104,7 +105,7 @@ def _replace_windows(*constraints: sa.Constraint, partitioned: bool = False) -> 
     op.rename_table("windows", "windows_before")
     if connection.dialect.name == "postgresql":  # where the name of a key is that of an index, of which there is one
         op.execute("ALTER INDEX pk_windows RENAME TO pk_windows_before")
-    by_day = {"postgresql_partition_by": "RANGE (start_unix_seconds)"} if partitioned else {}
+    by_day: dict[str, Any] = {"postgresql_partition_by": "RANGE (start_unix_seconds)"} if partitioned else {}
     op.create_table("windows", *_window_columns("windows"), *constraints, sqlite_with_rowid=False, **by_day)
     if partitioned:
         op.execute("CREATE TABLE windows_default PARTITION OF windows DEFAULT")
