@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, agent, bench, calc, catalogue, db, doctor, fleet, key, probe, serve, train
+from cli import ablate, agent, bench, calc, catalogue, db, doctor, fleet, key, probe, project, serve, trace, train
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -30,6 +30,8 @@ app.command("ablate")(ablate.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)
 app.command("probe")(probe.command)
+app.command("trace")(trace.command)
+app.command("project")(project.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
 app.command("fleet")(fleet.command)
