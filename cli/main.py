@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, agent, bench, calc, catalogue, db, doctor, probe, serve, train
+from cli import ablate, agent, bench, calc, catalogue, db, doctor, fleet, key, probe, serve, train
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -31,6 +31,8 @@ app.command("serve")(serve.command)
 app.command("agent")(agent.command)
 app.command("probe")(probe.command)
 app.command("doctor")(doctor.command)
+app.add_typer(key.app, name="key")
+app.command("fleet")(fleet.command)
 app.add_typer(calc.app, name="calc")
 app.add_typer(db.app, name="db")
 app.command("hardware")(catalogue.hardware_command)

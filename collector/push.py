@@ -31,6 +31,10 @@ log = structlog.get_logger()
 class PushClient(Protocol):
     """The part of the typed client that the agent needs."""
 
+    def announce(self, metrics_address: str) -> None:
+        """Say with every batch where `/metrics` is served: HOST:PORT, or :PORT."""
+        ...
+
     def push_windows(self, batch_json: bytes) -> IngestAnswer:
         """Hand over gzip'ed JSON of a WindowBatch.
 

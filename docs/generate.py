@@ -1,18 +1,22 @@
-"""Writes docs/metrics.md, docs/hardware.md and docs/configuration.md from the code. `make docs` runs it.
+"""Writes docs/metrics.md, docs/hardware.md, docs/configuration.md and docs/openapi.json from the code. `make docs` runs it.
 
 A test compares the committed pages with what this gives, so that they cannot drift.
 """
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
+from api.main import create_app
 from api.settings import Settings
 from cli.catalogue import SCALES
 from collector.config import AgentSettings
 from tokenstone import hardware
+from tokenstone.client import API_KEY, API_KEY_FILE
 from tokenstone.metric import REGISTRY, Resource
 
 HERE = Path(__file__).parent
@@ -94,14 +98,35 @@ def configuration_page() -> str:
         for name, field in settings.model_fields.items():
             default = "see meaning" if field.default is PydanticUndefined else _default(field.default)
             lines.append(f"| `TOKENSTONE_{name.upper()}` | {default} | {' '.join((field.description or '').split())} |")
+    lines += ["", "## Clients: the agent, workloads, the command line, `tokenstone.client`", ""]
+    lines += ["| environment | default | meaning |", "| --- | --- | --- |"]
+    lines += [
+        f"| `{API_KEY}` | none | API key of the service. It is never taken from a command line. |",
+        f"| `{API_KEY_FILE}` | none | File that holds the key, where the variable above is not set. |",
+        "| `SSL_CERT_FILE` | the system's | Authorities whose certificates are trusted (PEM). |",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def openapi_document() -> str:
+    """The description of the API, as a service that asks for keys gives it."""
+    with tempfile.TemporaryDirectory() as folder:
+        app = create_app(Settings(data=Path(folder), database=None, authentication=True))
+        document = app.openapi()
+        app.state.store.close()
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _default(value: object) -> str:
     return "none" if value is None or value == () else f"`{value}`"
 
 
-PAGES = {"metrics.md": metrics_page, "hardware.md": hardware_page, "configuration.md": configuration_page}
+PAGES = {
+    "metrics.md": metrics_page,
+    "hardware.md": hardware_page,
+    "configuration.md": configuration_page,
+    "openapi.json": openapi_document,
+}
 
 
 def main() -> None:

@@ -8,6 +8,8 @@
     └── OperationError             the request was sound, the world was not; exit code 1
         ├── NotFound               HTTP 404
         ├── Conflict               HTTP 409: the state does not allow it
+        ├── KeyNeeded              HTTP 401: no key, or none that is in force
+        ├── NotAllowed             HTTP 403: the key does not allow it
         ├── ServiceUnreachable     nobody answers, or answers something else
         ├── ServiceRefused         the service answered with a problem document
         ├── PortInUse              another program listens there
@@ -99,6 +101,20 @@ class Conflict(OperationError):
 
     http_status = 409
     slug = "conflict"
+
+
+class KeyNeeded(OperationError):
+    """The service asks for an API key, and was given none that is in force."""
+
+    http_status = 401
+    slug = "key-needed"
+
+
+class NotAllowed(OperationError):
+    """The key does not allow it."""
+
+    http_status = 403
+    slug = "not-allowed"
 
 
 class ServiceUnreachable(OperationError):

@@ -104,7 +104,7 @@ def _store_absences(session: Session, node_id: int, batch: WindowBatch) -> None:
 
 def _series_ids(session: Session, known: KnownNode, batch: WindowBatch) -> list[int]:
     """The ids of the batch's series, in its order; new series are made."""
-    keys = [_key(series) for series in batch.series]
+    keys = [series_key(series) for series in batch.series]
     ids = known.series
     unknown = {key for key in keys if key not in ids}
     if unknown:
@@ -121,7 +121,8 @@ def _stored_series(session: Session, node_id: int) -> dict[SeriesKey, int]:
     return {(metric, device, labels): id_ for metric, device, labels, id_ in found}
 
 
-def _key(series: Series) -> SeriesKey:
+def series_key(series: Series) -> SeriesKey:
+    """What tells a series of a node from the others; labels are sorted."""
     labels = json.dumps(series.labels, sort_keys=True, separators=(",", ":")) if series.labels else "{}"
     return series.metric, series.device, labels
 

@@ -249,6 +249,10 @@ class EvaluationRow(Base):
     usd_per_million_tokens: Mapped[float | None]
     device_seconds_per_million_tokens: Mapped[float | None]
     body: Mapped[str]
+    price_book: Mapped[str | None]
+    """NAME@VERSION of the book that it was priced by; none where the price was given by hand or there is none."""
+    price_row: Mapped[str | None]
+    usd_per_device_hour: Mapped[float | None]
 
 
 class PriceBookRow(Base):
@@ -260,5 +264,77 @@ class PriceBookRow(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str]
     version: Mapped[str]
+    created_unix_seconds: Mapped[float]
+    body: Mapped[str]
+
+
+class ApiKeyRow(Base):
+    """A key of the API. Of the secret only a salted hash is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    prefix: Mapped[str] = mapped_column(unique=True)
+    """The part that is shown, and by which a key is found."""
+    salt: Mapped[str]
+    digest: Mapped[str]
+    name: Mapped[str]
+    scopes: Mapped[str]
+    """JSON: names of scopes."""
+    cluster: Mapped[str | None]
+    """The only cluster that the key is for; none is all."""
+    created_unix_seconds: Mapped[float]
+    expires_unix_seconds: Mapped[float | None]
+    revoked_unix_seconds: Mapped[float | None]
+
+
+class AuditRow(Base):
+    """What an administrator did. Only ever appended to."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    at_unix_seconds: Mapped[float]
+    actor: Mapped[str]
+    action: Mapped[str]
+    target: Mapped[str]
+    detail: Mapped[str]
+    request_id: Mapped[str]
+
+
+class IdempotencyRow(Base):
+    """An `Idempotency-Key` that a caller used, and what its request made."""
+
+    __tablename__ = "idempotency_keys"
+
+    caller: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    made: Mapped[str]
+    created_unix_seconds: Mapped[float] = mapped_column(index=True)
+
+
+class ScrapeTarget(Base):
+    """Where the agent of a node serves its metrics, as it said last."""
+
+    __tablename__ = "scrape_targets"
+
+    cluster: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str] = mapped_column(primary_key=True)
+    address: Mapped[str]
+    """HOST:PORT."""
+    seen_unix_seconds: Mapped[float]
+
+
+class ClusterPriceRow(Base):
+    """What a cluster's devices are priced by, from a day on. The latest row of a day counts."""
+
+    __tablename__ = "cluster_prices"
+    __table_args__ = (Index(None, "cluster", "effective_from"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    cluster: Mapped[str]
+    effective_from: Mapped[str]
+    """YYYY-MM-DD."""
     created_unix_seconds: Mapped[float]
     body: Mapped[str]

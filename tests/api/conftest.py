@@ -20,8 +20,13 @@ from postgresql_server import PostgreSQL
 from api import examples
 from api.main import create_app
 from api.settings import load_settings
+from api.store.keys import create_key
+from tokenstone.wire import KeyCreate
 
-BOTH_DATABASES = {"test_ingest", "test_results", "test_runs", "test_retention", "test_store_queries"}
+BOTH_DATABASES = {
+    "test_ingest", "test_results", "test_runs", "test_retention", "test_store_queries", "test_fleet", "test_resources",
+    "test_keys",
+}  # fmt: skip
 """Test modules that run on SQLite and on PostgreSQL."""
 
 SERVE = """
@@ -96,6 +101,24 @@ def open_api(data, database, clock) -> Iterator[Callable[..., TestClient]]:
 @pytest.fixture
 def api(open_api) -> TestClient:
     return open_api()
+
+
+@pytest.fixture
+def guarded(open_api) -> TestClient:
+    """The application as it is beyond loopback: every request needs a key."""
+    return open_api(authentication=True)
+
+
+@pytest.fixture
+def key(clock):
+    """Make a key straight in the store; return the headers that carry it."""
+
+    def make(api, *scopes: str, cluster: str | None = None, expires: float | None = None) -> dict[str, str]:
+        wanted = KeyCreate(name="test", scopes=scopes, cluster=cluster, expires_unix_seconds=expires)
+        with api.app.state.store.writing() as session:
+            return {"Authorization": f"Bearer {create_key(session, wanted, now=clock.now).key}"}
+
+    return make
 
 
 @pytest.fixture
