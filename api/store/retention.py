@@ -129,7 +129,8 @@ def _delete(store: Store, cut: float, first: int, last: int) -> Iterator[PruneSt
 def _delete_from_default(store: Store, cut: float) -> Iterator[PruneStep]:
     with store.writing() as session:
         query = text(f"DELETE FROM {DEFAULT} WHERE start_unix_seconds < :cut")  # noqa: S608  our own name
-        yield PruneStep("forgotten", _count(session.execute(query, {"cut": cut})), 1, 1)
+        count = _count(session.execute(query, {"cut": cut}))
+    yield PruneStep("forgotten", count, 1, 1)
 
 
 def _drop_partitions(store: Store, cut: float) -> Iterator[PruneStep]:
