@@ -26,22 +26,35 @@ class Parts:
     readings: tuple[Reading, ...] = ()
     absences: tuple[Absence, ...] = ()
     devices: tuple[DeviceInfo, ...] = ()
+    held: tuple[Reading, ...] = ()
+    """Readings of an earlier time that are still shown: a source that asks for some things less often keeps them."""
 
 
 class Source(Protocol):
-    """One thing of the node that can be read again and again, from one thread."""
+    """One thing of the node that can be read again and again, by one thread at a time."""
 
     name: str
     metrics: tuple[str, ...]
     """What it gives where all is well; all of it is absent, with the reason, while the source fails."""
+    measures: bool = False
+    """It asks a driver or runs a tool. Such sources are read one after another, so that they do not disturb each
+    other, and let go of the device on request (`close`; the next `read` takes it again). All others only read files."""
+    every_seconds: float = 0.0
+    """Not read more often than this; its last sample is shown meanwhile. 0 is at every tick."""
+    deadline_seconds: float = 5.0
+    """A reading that takes longer counts as failed until it returns."""
 
     def read(self) -> Parts:
         """Read it now. May raise anything: `take` turns that into a failed sample."""
         ...
 
     def close(self) -> None:
-        """Release what the source holds; it is not read again."""
+        """Release what the source holds: handles, files, the driver. Reading it again takes them anew."""
         return
+
+    def doing(self) -> str:
+        """Say what a reading that does not return is waiting for, or nothing. Called from another thread."""
+        return ""
 
 
 def read_text(root: Path, path: str) -> str:
@@ -69,6 +82,7 @@ def take(source: Source, clock: Clock) -> Sample:
         readings=parts.readings,
         absences=parts.absences,
         devices=parts.devices,
+        held=parts.held,
         duration_seconds=clock.monotonic() - start,
     )
 
