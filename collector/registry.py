@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from collector.clock import Clock
-from collector.config import AgentSettings
 from collector.sources.agent import AgentSource, Delivery
 from collector.sources.base import Source
 from collector.sources.cpu import CpuSource
@@ -18,9 +18,18 @@ from collector.sources.nvml import NvmlSource
 from collector.sources.pressure import PressureSource
 from tokenstone.errors import UnknownName
 
+if TYPE_CHECKING:
+    from collector.config import AgentSettings
+
 # The order in which a tick reads them: what changes fastest and costs most comes first.
 SOURCES: dict[str, Callable[[AgentSettings, Clock], Source]] = {
-    "nvml": lambda _, clock: NvmlSource(clock.monotonic),
+    "nvml": lambda settings, clock: NvmlSource(
+        clock,
+        slow_seconds=settings.nvml_slow_seconds,
+        rare_seconds=settings.nvml_rare_seconds,
+        skip=settings.nvml_skip,
+        processes=settings.nvml_processes,
+    ),
     "cpu": lambda settings, _: CpuSource(settings.root),
     "memory": lambda settings, _: MemorySource(settings.root),
     "pressure": lambda settings, _: PressureSource(settings.root),
@@ -48,4 +57,7 @@ def build_sources(
         for name, make in SOURCES.items()
         if (not settings.sources or name in settings.sources) and name not in settings.exclude_sources
     ]
-    return [*(make(settings, clock) for make in wanted), AgentSource(delivery)]
+    sources = [*(make(settings, clock) for make in wanted), AgentSource(delivery)]
+    for source in sources:
+        source.deadline_seconds = settings.deadline_seconds
+    return sources

@@ -68,23 +68,29 @@ def read_text(root: Path, path: str) -> str:
 def take(source: Source, clock: Clock) -> Sample:
     """Read `source` once. Never raises: a failure is a sample that says so, with every metric absent."""
     unix_seconds, start = clock.unix(), clock.monotonic()
-    sample = Sample(source.name, start, unix_seconds)
     try:
         parts = source.read()
-        for reading in parts.readings:
-            _check(reading)
+        _check(parts.readings)
+        _check(parts.held)
     except Exception as error:
-        reason = _reason(error)
-        absences = tuple(Absence(metric, reason) for metric in source.metrics)
-        return replace(sample, error=reason, absences=absences, duration_seconds=clock.monotonic() - start)
-    return replace(
-        sample,
+        sample = failed(source, clock, _reason(error))
+        return replace(sample, monotonic_seconds=start, duration_seconds=clock.monotonic() - start)
+    return Sample(
+        source.name,
+        start,
+        unix_seconds,
         readings=parts.readings,
         absences=parts.absences,
         devices=parts.devices,
         held=parts.held,
         duration_seconds=clock.monotonic() - start,
     )
+
+
+def failed(source: Source, clock: Clock, reason: str) -> Sample:
+    """Return the sample of a source that could not be read, with every metric absent for `reason`."""
+    absences = tuple(Absence(metric, reason) for metric in source.metrics)
+    return Sample(source.name, clock.monotonic(), clock.unix(), error=reason, absences=absences)
 
 
 def health_readings(sample: Sample) -> tuple[Reading, ...]:
@@ -96,13 +102,23 @@ def health_readings(sample: Sample) -> tuple[Reading, ...]:
     )
 
 
-def _check(reading: Reading) -> None:
+_checked: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+_MOST_CHECKED = 100_000
+
+
+def _check(readings: tuple[Reading, ...]) -> None:
     """Refuse what the registry does not know: it would break the scrape and the windows of all sources."""
-    metric = REGISTRY.get(reading.metric)
-    if metric is None:
-        raise SourceUnavailable(f"the source gave {reading.metric!r}, which is not in the registry")
-    if len(reading.labels) != len(metric.labels) or {name for name, _ in reading.labels} != set(metric.labels):
-        raise SourceUnavailable(f"the source gave {reading.metric!r} without exactly the labels {metric.labels}")
+    for name, _, _, by in readings:
+        if (name, by) in _checked:
+            continue
+        metric = REGISTRY.get(name)
+        if metric is None:
+            raise SourceUnavailable(f"the source gave {name!r}, which is not in the registry")
+        if len(by) != len(metric.labels) or {label for label, _ in by} != set(metric.labels):
+            raise SourceUnavailable(f"the source gave {name!r} without exactly the labels {metric.labels}")
+        if len(_checked) >= _MOST_CHECKED:  # pods and jobs come and go for months
+            _checked.clear()
+        _checked.add((name, by))
 
 
 def _reason(error: Exception) -> str:
