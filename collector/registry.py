@@ -12,6 +12,7 @@ from collector.sources.cpu import CpuSource
 from collector.sources.disk import DiskSource
 from collector.sources.ethernet import EthernetSource
 from collector.sources.filesystem import FilesystemSource
+from collector.sources.infiniband import InfinibandSource
 from collector.sources.memory import MemorySource
 from collector.sources.nvml import NvmlSource
 from collector.sources.pressure import PressureSource
@@ -33,6 +34,7 @@ SOURCES: dict[str, Callable[[AgentSettings, Clock], Source]] = {
     "memory": lambda settings, _: MemorySource(settings.root),
     "pressure": lambda settings, _: PressureSource(settings.root),
     "ethernet": lambda settings, _: EthernetSource(settings.root),
+    "infiniband": lambda settings, clock: InfinibandSource(settings.root, clock.monotonic),
     "disk": lambda settings, _: DiskSource(settings.root),
     "filesystem": lambda settings, _: FilesystemSource(settings.root),
 }
