@@ -87,10 +87,11 @@ class InfinibandSource(Source):
             self._ports, self._scan_at = list(self._scan()), now + RESCAN_SECONDS
         readings: list[Reading] = []
         absences: list[Absence] = []
+        number = self._files.number
         for port in self._ports:
             for reading, paths, factor in port.plan:
                 try:
-                    value = sum(map(self._files.number, paths)) * factor
+                    value = (number(paths[0]) if len(paths) == 1 else sum(map(number, paths))) * factor
                 except (OSError, ValueError) as error:
                     absences.append(
                         Absence(reading.metric, f"{port.name}: {paths[0].rpartition('/')[2]}: {why(error)}")
