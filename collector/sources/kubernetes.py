@@ -5,6 +5,7 @@ The socket is for root alone; in a pod it is mounted from the host. gRPC is load
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ class PodResources:
     def read(self) -> list[Job]:
         """Ask which pods hold accelerators; raises SourceUnavailable."""
         try:
-            import grpc  # noqa: PLC0415  # 20 MB that only Kubernetes' nodes need
-
-            from collector.sources.podresources import podresources_pb2 as messages  # noqa: PLC0415
+            # 20 MB that only Kubernetes' nodes need; generated messages have no types to check.
+            grpc: Any = importlib.import_module("grpc")
+            messages: Any = importlib.import_module("collector.sources.podresources.podresources_pb2")
         except ImportError:
             raise SourceUnavailable("kubelet: gRPC is not installed: pip install 'tokenstone[kubernetes]'") from None
         if self._list is None:
