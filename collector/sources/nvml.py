@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 import pynvml
 
 from collector.clock import Clock
-from collector.sources import nvml_driver, nvml_events
+from collector.sources import nvml_device, nvml_driver, nvml_events
 from collector.sources.base import Parts, Source, SourceUnavailable
-from collector.sources.nvml_device import METRICS, NvmlDevice, Said
+from collector.sources.nvml_device import NvmlDevice, Said
 from collector.sources.nvml_driver import NvmlDriver, SwitchedOff
 from collector.sources.nvml_errors import Fault, classify, explain
 from collector.sources.nvml_events import XidLog, XidWatcher
@@ -23,12 +23,14 @@ from tokenstone.sample import HOST, Absence, DeviceInfo, Reading
 RETRY_SECONDS = 10.0
 """How long a missing driver or device is left alone before it is looked for again."""
 
+_OF_A_DEVICE = tuple(dict.fromkeys((*nvml_device.METRICS, *nvml_events.METRICS)))
+
 
 class NvmlSource(Source):
     """All NVIDIA devices of the node. `root` plays no part: the driver is asked, not a file."""
 
     name = "nvml"
-    metrics = tuple(dict.fromkeys((*METRICS, *nvml_events.METRICS, *nvml_driver.METRICS)))
+    metrics = (*_OF_A_DEVICE, *nvml_driver.METRICS)
     measures = True
 
     def __init__(
@@ -41,7 +43,7 @@ class NvmlSource(Source):
         processes: bool = False,
     ) -> None:
         self._clock, self._processes = clock, processes
-        self._driver = NvmlDriver(skip)
+        self._driver = NvmlDriver(skip, clock.monotonic)
         self._every = {"slow": slow_seconds, "rare": rare_seconds}
         self._due: dict[str, float] = {}
         self._said: dict[str, Said] = {}
@@ -78,7 +80,7 @@ class NvmlSource(Source):
         for index, reason in self._lost.items():
             known = self._known.get(index)
             text = reason if known else f"device {index}: {reason}"
-            absences += [Absence(metric, text, known.id if known else HOST) for metric in METRICS]
+            absences += [Absence(metric, text, known.id if known else HOST) for metric in _OF_A_DEVICE]
         instances = [instance.info for device in self._devices.values() for instance in device.instances.values()]
         return Parts(tuple(readings), tuple(absences), (*self._known.values(), *instances), tuple(held))
 

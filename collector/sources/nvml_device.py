@@ -51,7 +51,7 @@ class NvmlDevice:
         values, missing = self._calls.read()
         field_values, field_missing = self._fields.read(now)
         for metric, query in nvml_calls.INSTEAD_OF_FIELDS.items():
-            if any(name == metric for name, _ in field_missing):
+            if self._fields.lacks(metric):
                 reader = self._instead.setdefault(metric, CallReader(self._driver, self.handle, [query]))
                 more_values, more_missing = reader.read()
                 field_values += more_values

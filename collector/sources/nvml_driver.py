@@ -28,8 +28,8 @@ class NvmlDriver:
     `skip` names calls that are never made.
     """
 
-    def __init__(self, skip: Iterable[str] = ()) -> None:
-        self._skip = frozenset(skip)
+    def __init__(self, skip: Iterable[str] = (), monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._skip, self._monotonic = frozenset(skip), monotonic
         self._costs: dict[str, list[float]] = {}
         self._in_flight = ""
         self.is_open = False
@@ -60,28 +60,39 @@ class NvmlDriver:
 
     def call(self, name: str, *arguments: Any, **more: Any) -> Any:
         """Make the call `name`; raises NVMLError, also for one that binding or library are too old for."""
-        self._in_flight = name
-        try:
-            return self.background(name, *arguments, **more)
-        finally:
-            self._in_flight = ""
+        return self._timed(name, self._binding(name), *arguments, **more)
 
-    def background(self, name: str, *arguments: Any, **more: Any) -> Any:
-        """As `call`, from a thread other than the source's own."""
-        if name in self._skip:
-            raise SwitchedOff(name)
+    def raw(self, name: str, *arguments: Any) -> None:
+        """As `call`, but the library's own function: arguments as it wants them, and results are written to those."""
+        self._check(name)
+        pynvml._nvmlCheckReturn(self._timed(name, pynvml._nvmlGetFunctionPointer(name), *arguments))
+
+    def wait(self, name: str, *arguments: Any) -> Any:
+        """As `call`, for a thread that waits for the driver: its time is no cost, and it may take for ever."""
+        return self._binding(name)(*arguments)
+
+    def _binding(self, name: str) -> Callable[..., Any]:
+        self._check(name)
         function: Callable[..., Any] | None = getattr(pynvml, name, None)
         if function is None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        return function
+
+    def _check(self, name: str) -> None:
+        if name in self._skip:
+            raise SwitchedOff(name)
+
+    def _timed(self, name: str, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         cost = self._costs.setdefault(name, [0, 0.0])
-        start = time.perf_counter()
+        self._in_flight, start = name, self._monotonic()
         try:
             return function(*arguments, **more)
         except pynvml.NVMLLibraryMismatchError:  # an error of the binding, and no NVMLError
             raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND) from None
         finally:
+            self._in_flight = ""
             cost[0] += 1
-            cost[1] += time.perf_counter() - start
+            cost[1] += self._monotonic() - start
 
     def doing(self) -> str:
         """Return the call that is under way, or nothing."""

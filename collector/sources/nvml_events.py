@@ -88,11 +88,11 @@ class XidWatcher:
         names: dict[Any, str] = {}
         while not self._stopping.is_set():
             try:
-                event = self._driver.background("nvmlEventSetWait_v2", self._events, self._wait)
+                event = self._driver.wait("nvmlEventSetWait_v2", self._events, self._wait)
                 if event.eventType & _XID:
                     key = getattr(event.device, "value", None) or str(event.device)
                     if key not in names:
-                        names[key] = self._driver.background("nvmlDeviceGetUUID", event.device)
+                        names[key] = self._driver.wait("nvmlDeviceGetUUID", event.device)
                     self._seen.add(names[key], int(event.eventData), self._unix())
             except pynvml.NVMLError_Timeout:
                 continue

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -20,13 +23,17 @@ _FASTEST_LINK = 4e12
 _FASTEST_PCIE = 256e9
 
 _BITS = {
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: ("uiVal", 32),
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: ("ulVal", 64),
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: ("ullVal", 64),
-    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: ("sllVal", 64),
-    pynvml.NVML_VALUE_TYPE_SIGNED_INT: ("siVal", 32),
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: ("usVal", 16),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: 32,
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: 64,
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: 64,
+    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: 64,
+    pynvml.NVML_VALUE_TYPE_SIGNED_INT: 32,
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: 16,
 }
+
+# nvmlFieldValue_t: id, scope, timestamp, latency, type, return code, value. Read as a whole, because the binding's
+# access to one member at a time costs more than the call.
+_ANSWER = struct.Struct("=24xiiQ")
 
 # What NVML_FI_DEV_GET_GPU_RECOVERY_ACTION says; the binding of an older release does not name them all.
 _RECOVERY = ("none", "gpu_reset", "node_reboot", "drain_p2p", "drain_and_reset")
@@ -104,49 +111,63 @@ class FieldReader:
         self._off: list[tuple[Field, str]] = []
         self._wraps: dict[int, Unwrapped] = {}
         self._read_at: float | None = None
+        self._array: Any = None
 
     def read(self, monotonic_seconds: float) -> tuple[list[Value], list[tuple[str, str]]]:
         """Return values, and why metrics are missing. Raises NVMLError only where device or driver is lost."""
-        values: list[Value] = []
-        missing: list[tuple[str, str]] = [(field.metric, reason) for field, reason in self._off]
+        missing = [(field.metric, reason) for field, reason in self._off]
         if not self._wanted:
-            return values, missing
+            return [], missing
         try:
-            answers = self._driver.call(
-                "nvmlDeviceGetFieldValues", self._handle, [(field.id, field.scope) for field in self._wanted]
-            )
+            answers = self._ask()
         except (pynvml.NVMLError, SwitchedOff) as error:
             if is_lost(error):
                 raise
-            return values, missing + [(field.metric, f"{field.what}: {explain(error)}") for field in self._wanted]
+            return [], missing + [(field.metric, f"{field.what}: {explain(error)}") for field in self._wanted]
         elapsed = None if self._read_at is None else monotonic_seconds - self._read_at
         self._read_at = monotonic_seconds
-        for place, (field, answer) in enumerate(zip(list(self._wanted), answers, strict=True)):
-            code = answer.nvmlReturn
+        values: list[Value] = []
+        for place, (field, (kind, code, raw)) in enumerate(zip(list(self._wanted), answers, strict=True)):
             if code:
-                if is_lost(code):
-                    raise pynvml.NVMLError(code)
-                missing.append((field.metric, f"{field.what}: {explain(code)}"))
-                if classify(code) is Fault.UNSUPPORTED:
-                    self._do_without(place, missing[-1][1])
-                continue
-            try:
-                number = self._number(field, answer, elapsed)
-            except BlankValue as error:
-                missing.append((field.metric, f"{field.what}: {error if error.args else NO_NUMBER}"))
-                continue
-            if field.one_of:
-                values += [
-                    (field.metric, float(number == code), labels(action=name)) for code, name in enumerate(field.one_of)
-                ]
+                reason = f"{field.what}: {explain(code)}"
+                self._do_without(place, code, reason)
             else:
-                values.append((field.metric, number, field.labels))
-        self._wanted = [field for field in self._wanted if field.id]
+                try:
+                    values += self._values(field, self._number(field, kind, raw, elapsed))
+                    continue
+                except BlankValue as error:
+                    reason = f"{field.what}: {error if error.args else NO_NUMBER}"
+            missing.append((field.metric, reason))
+        if self._array is None:
+            self._wanted = [field for field in self._wanted if field.id]
         return values, missing
 
-    def _do_without(self, place: int, reason: str) -> None:
+    def lacks(self, metric: str) -> bool:
+        """Say whether the device has turned out to have no field for it."""
+        return any(field.metric == metric for field, _ in self._off)
+
+    def _ask(self) -> list[tuple[int, int, int]]:
+        """Return type, return code and bytes of every field's answer."""
+        if self._array is None:
+            self._array = (pynvml.c_nvmlFieldValue_t * len(self._wanted))()
+            for slot, field in zip(self._array, self._wanted, strict=True):
+                slot.fieldId, slot.scopeId = field.id, field.scope
+        self._driver.raw("nvmlDeviceGetFieldValues", self._handle, ctypes.c_int(len(self._array)), self._array)
+        return list(_ANSWER.iter_unpack(self._array))
+
+    @staticmethod
+    def _values(field: Field, number: float) -> list[Value]:
+        if field.one_of:
+            return [(field.metric, float(number == at), labels(action=name)) for at, name in enumerate(field.one_of)]
+        return [(field.metric, number, field.labels)]
+
+    def _do_without(self, place: int, code: int, reason: str) -> None:
         """Ask for the next field that gives the same from the next time on; the last one leaves a gap."""
-        field = self._wanted[place]
+        if is_lost(code):
+            raise pynvml.NVMLError(code)
+        if classify(code) is not Fault.UNSUPPORTED:
+            return
+        field, self._array = self._wanted[place], None
         if field.others:
             (id_, factor), *others = field.others
             self._wanted[place] = field._replace(id=id_, factor=factor, others=tuple(others))
@@ -154,17 +175,19 @@ class FieldReader:
             self._off.append((field, reason))
             self._wanted[place] = field._replace(id=0)
 
-    def _number(self, field: Field, answer: Any, elapsed: float | None) -> float:
-        kind = answer.valueType
+    def _number(self, field: Field, kind: int, raw: int, elapsed: float | None) -> float:
+        """Return the number that the eight bytes `raw` of type `kind` hold."""
+        bits = _BITS.get(kind)
+        if bits == 64:
+            return whole(raw, field.factor)
         if kind == pynvml.NVML_VALUE_TYPE_DOUBLE:
-            return real(answer.value.dVal, field.factor)
-        if kind not in _BITS:
+            return real(struct.unpack("=d", raw.to_bytes(8, sys.byteorder))[0], field.factor)
+        if bits is None:
             raise BlankValue(f"the driver gave a value of unknown type {kind}")
-        member, bits = _BITS[kind]
-        raw = getattr(answer.value, member)
-        whole(raw, bits=bits)
-        if field.fastest is None or bits == 64:
-            return whole(raw, field.factor, bits=bits)
+        raw &= (1 << bits) - 1
+        value = whole(raw, field.factor, bits=32)
+        if field.fastest is None:
+            return value
         if elapsed is not None and field.fastest * elapsed >= field.factor * 2.0**bits:
             raise BlankValue(f"a register of {bits} bits may be full more than once between two readings")
         return self._wraps.setdefault(field.id, Unwrapped(bits))(raw) * field.factor

@@ -5,6 +5,7 @@ The driver compares two samples that we hold, so a figure is the mean since the 
 
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -18,6 +19,10 @@ from tokenstone.sample import labels
 # The driver refreshes its samples every 100 ms; two closer together may be the same one.
 _SHORTEST_INTERVAL_SECONDS = 0.15
 _MEBIBYTE = 1024.0**2
+
+# nvmlGpmMetric_t: id, return code, value, names. Read as a whole, as in `nvml_fields`.
+_ANSWER = struct.Struct("=4xid24x")
+_FIRST = pynvml.c_nvmlGpmMetricsGet_t.metrics.offset
 
 
 class _GpmMetric(NamedTuple):
@@ -120,16 +125,15 @@ class GpmReader:
                 return [], [(metric, f"performance monitoring: {explain(error)}") for metric in METRICS]
         values: list[Value] = []
         missing: dict[_GpmMetric, str] = {}
-        for slot, entry in enumerate(wanted):
-            answer = request.metrics[slot]
-            code = answer.nvmlReturn
+        answers = _ANSWER.iter_unpack(memoryview(request).cast("B")[_FIRST : _FIRST + len(wanted) * _ANSWER.size])
+        for entry, (code, raw) in zip(wanted, answers, strict=True):
             if code:
                 missing[entry] = _why(entry, explain(code))
                 if classify(code) is Fault.UNSUPPORTED:
                     self._off[entry] = missing[entry]
                 continue
             try:
-                number = real(answer.value, entry.factor, is_ratio=entry.metric.endswith("_ratio"))
+                number = real(raw, entry.factor, is_ratio=entry.metric.endswith("_ratio"))
             except BlankValue:
                 missing[entry] = _why(entry, NO_NUMBER)
             else:

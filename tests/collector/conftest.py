@@ -14,6 +14,7 @@ import pynvml
 import pytest
 
 from collector.clock import Clock
+from collector.sources import nvml_events
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -23,12 +24,18 @@ class FakeTime:
 
     def __init__(self) -> None:
         self.seconds = 1000.0
+        self.stepped = 0.0
+        self.asleep = 0.0
 
     def advance(self, seconds: float) -> None:
         self.seconds += seconds
 
     def clock(self) -> Clock:
-        return Clock(monotonic=lambda: self.seconds, unix=lambda: 1_800_000_000.0 + self.seconds)
+        return Clock(
+            monotonic=lambda: self.seconds,
+            unix=lambda: 1_800_000_000.0 + self.seconds + self.stepped,
+            asleep=lambda: self.asleep,
+        )
 
 
 @pytest.fixture
@@ -63,21 +70,21 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compile the stand-in; `old_driver` gives one that lacks the newer symbols."""
+    """Compile the stand-in; `old_driver` gives one that lacks the newer symbols, `mismatch` one of another driver."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler on PATH to build the stand-in for libnvidia-ml")
-    built: dict[bool, Path] = {}
+    built: dict[str, Path] = {}
 
-    def build(*, old_driver: bool = False) -> Path:
-        if old_driver not in built:
+    def build(*, old_driver: bool = False, mismatch: bool = False) -> Path:
+        kind = "-DOLD_DRIVER" if old_driver else "-DMISMATCH" if mismatch else "-DNDEBUG"
+        if kind not in built:
             library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-            flags = ["-shared", "-fPIC", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1"]
-            flags += ["-DOLD_DRIVER"] if old_driver else []
+            flags = ["-shared", "-fPIC", "-pthread", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1", kind]
             source = FIXTURES / "nvml" / "nvml_stub.c"
             subprocess.run([compiler, *flags, "-o", str(library), str(source)], check=True)
-            built[old_driver] = library
-        return built[old_driver]
+            built[kind] = library
+        return built[kind]
 
     return build
 
@@ -115,6 +122,7 @@ def nvml_stub(
         monkeypatch.setenv("NVML_STUB_SCENARIO", str(stub.scenario_path))
         monkeypatch.setenv("NVML_STUB_CALLS", str(tmp_path / "calls"))
         monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library(old_driver=old_driver))))
+        monkeypatch.setattr(nvml_events, "WAIT_MILLISECONDS", 10)
         pynvml._nvmlGetFunctionPointer_cache.clear()
         return stub
 

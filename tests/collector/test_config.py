@@ -2,7 +2,8 @@
 
 import pytest
 
-from collector.config import AgentSettings, ListenAddress, environment_name, load_settings
+from collector.config import AgentSettings, environment_name, load_settings
+from collector.listen import ListenAddress
 from collector.registry import SOURCES, build_sources
 from tokenstone.errors import InvalidValue, UnknownName
 
