@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from collector.sources.base import Parts, Source
 from collector.sources.files import Files
 from collector.sources.job_cgroups import ROOT, JobCgroup, find_jobs, parse_flat, parse_io
+from collector.sources.job_files import read_jobs
 from tokenstone.sample import HOST, Absence, Reading, labels
 
 RESCAN_SECONDS = 5.0
@@ -32,7 +35,7 @@ class JobUseSource(Source):
         """Read all jobs. A node without any is no failure."""
         now = self._monotonic()
         if now >= self._scan_at:
-            self._jobs, self._scan_at = list(find_jobs(self._root))[:_MOST_JOBS], now + RESCAN_SECONDS
+            self._jobs, self._scan_at = self._scan(), now + RESCAN_SECONDS
         readings: list[Reading] = []
         absences: list[Absence] = []
         for job in self._jobs:
@@ -48,6 +51,13 @@ class JobUseSource(Source):
             reason = "no Slurm job or Kubernetes pod runs here" if unified else "no unified control groups (cgroup v2)"
             absences = [Absence(metric, reason) for metric in self.metrics]
         return Parts(tuple(readings), tuple(absences))
+
+    def _scan(self) -> list[JobCgroup]:
+        try:
+            names = {job.alias: job.id for job in read_jobs(self._root) if job.alias}
+        except OSError:  # no prolog writes files here: a job goes by the name of its control group
+            names = {}
+        return [replace(job, job=names.get(job.job, job.job)) for job in islice(find_jobs(self._root), _MOST_JOBS)]
 
     def close(self) -> None:
         """Close the files."""

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_tool_that_hangs_is_killed_with_its_children(program, tmp_path, eventu
 
     def is_gone():
         try:
-            return "\nState:\tZ" in open(f"/proc/{int(child.read_text())}/status").read()  # noqa: PTH123
+            return "\nState:\tZ" in Path(f"/proc/{int(child.read_text())}/status").read_text()
         except OSError:
             return True
 
