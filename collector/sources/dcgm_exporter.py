@@ -53,12 +53,13 @@ def to_parts(families: Mapping[str, Family]) -> Parts:
                 continue
             index = int(by["gpu"]) if by.get("gpu", "").isdigit() else len(found)
             device = found.setdefault(by["UUID"], Found(by["UUID"], "NVIDIA", by.get("modelName", ""), index))
-            known = _FIELDS.get(name)
+            # The parser adds _total to the names of counters, as the format wants; DCGM's have none.
+            known = _FIELDS.get(name.removesuffix("_total"))
             if known is None:
                 continue
             metric, factor, more = known
             if is_blank(sample.value):
-                blank[device.id, metric] = f"{name}: blank"
+                blank[device.id, metric] = f"{name.removesuffix('_total')}: blank"
             else:
                 device.put(metric, sample.value, factor, **more)
     for (id, metric), reason in blank.items():
