@@ -84,7 +84,10 @@ def configuration_page() -> str:
         "# Configuration",
         "",
         "Generated from the settings by `make docs`; do not edit. A flag comes before the environment, the environment before the",
-        "default. `tokenstone bench --help` lists the variables of a bench.",
+        "file of the agent, the file before the default. `tokenstone bench --help` lists the variables of a bench.",
+        "",
+        "The agent's file is TOML: `--config FILE`, `TOKENSTONE_CONFIG`, or `/etc/tokenstone/agent.toml` where there is one. Its keys are",
+        "the settings in small letters without the prefix, such as `sample_seconds = 2`; lists may be lists.",
     ]
     for title, settings in (
         ("The agent: `tokenstone agent`", AgentSettings),

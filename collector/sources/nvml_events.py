@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -90,7 +91,7 @@ class XidWatcher:
             try:
                 event = self._driver.wait("nvmlEventSetWait_v2", self._events, self._wait)
                 if event.eventType & _XID:
-                    key = getattr(event.device, "value", None) or str(event.device)
+                    key = ctypes.cast(event.device, ctypes.c_void_p).value
                     if key not in names:
                         names[key] = self._driver.wait("nvmlDeviceGetUUID", event.device)
                     self._seen.add(names[key], int(event.eventData), self._unix())

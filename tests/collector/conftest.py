@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shutil
 import subprocess
@@ -54,6 +55,17 @@ def eventually() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def agent_log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[dict[str, object]]]:
+    """What the agent has logged, as events with their fields."""
+    caplog.set_level(logging.INFO, logger="tokenstone.agent")
+
+    def logged() -> list[dict[str, object]]:
+        return [{"event": record.getMessage(), **getattr(record, "fields", {})} for record in caplog.records]
+
+    return logged
 
 
 @pytest.fixture
