@@ -126,6 +126,10 @@ class AgentSettings(BaseSettings):
     """Address of a dcgm-exporter's metrics to read instead of holding NVIDIA's devices, or none."""
     node_exporter: Annotated[str | None, BeforeValidator(_none_or), AfterValidator(_http_url)] = None
     """Address of a node_exporter's metrics to read instead of the host's own files, or none."""
+    replay: Path | None = None
+    """A recorded node to play instead of reading this one, or none."""
+    replay_speed: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    """How many times as fast as it was recorded."""
     deadline_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 5.0
     """A source that takes longer to answer is down until it does."""
     nvml_slow_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 5.0

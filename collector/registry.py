@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collector.clock import Clock
 from collector.sources.agent import AgentSource, Delivery
@@ -25,6 +25,7 @@ from collector.sources.pause import PauseSource
 from collector.sources.pci import MAKERS, makers_present
 from collector.sources.pressure import PressureSource
 from collector.sources.remembering import Remembering
+from collector.sources.replayed import ReplayedSource
 from collector.sources.resctrl import ResctrlSource
 from collector.sources.tool import Commands, live_commands, recorded_commands
 from tokenstone.errors import InvalidValue, UnknownName
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 
 _ACCELERATORS = {"nvml", "dcgm_exporter", *MAKERS} - {"hccn"}
-RECORDED_TOOLS = "tools"
-"""The folder of a recorded node that holds what tools printed."""
+TOOLS, READINGS = "tools", "readings"
+"""The folders of a recorded node that hold what tools printed and what drivers answered."""
 
 
 def _load(module: str, name: str) -> Callable[..., Any]:
@@ -44,8 +45,17 @@ def _load(module: str, name: str) -> Callable[..., Any]:
     return made
 
 
-def _commands(settings: AgentSettings) -> Commands:
-    folder = settings.root / RECORDED_TOOLS
+class Place(NamedTuple):
+    """Where sources are made: by which settings and clock, and how a vendor's tool is run."""
+
+    settings: AgentSettings
+    clock: Clock
+    commands: Commands
+
+
+def commands_of(settings: AgentSettings) -> Commands:
+    """Return how tools are run: a recorded node has their outputs in a folder, and runs none."""
+    folder = settings.root / TOOLS
     return recorded_commands(folder) if folder.is_dir() else live_commands(settings.tools)
 
 
@@ -58,46 +68,46 @@ def _exporter(name: str, url: str | None) -> Source:
     return source
 
 
-def _attribution(settings: AgentSettings, _: Clock) -> Source:
-    return AttributionSource(settings.root, list)  # build_sources gives it the accelerators
+def _attribution(place: Place) -> Source:
+    return AttributionSource(place.settings.root, list)  # build_sources gives it the accelerators
 
 
 # The order in which a tick reads them: what changes fastest and costs most comes first.
-SOURCES: dict[str, Callable[[AgentSettings, Clock], Source]] = {
-    "nvml": lambda settings, clock: NvmlSource(
-        clock,
-        slow_seconds=settings.nvml_slow_seconds,
-        rare_seconds=settings.nvml_rare_seconds,
-        skip=settings.nvml_skip,
-        processes=settings.nvml_processes,
+SOURCES: dict[str, Callable[[Place], Source]] = {
+    "nvml": lambda place: NvmlSource(
+        place.clock,
+        slow_seconds=place.settings.nvml_slow_seconds,
+        rare_seconds=place.settings.nvml_rare_seconds,
+        skip=place.settings.nvml_skip,
+        processes=place.settings.nvml_processes,
     ),
-    "amd": lambda _, clock: _load("amd", "AmdSource")(clock.monotonic),
-    "moorethreads": lambda _, clock: _load("moorethreads", "MooreThreadsSource")(clock.monotonic),
-    "intel": lambda settings, clock: _load("intel", "IntelSource")(settings.root, clock.monotonic),
-    "intel_xpu": lambda settings, _: _load("intel_xpu", "IntelXpuSource")(_commands(settings)),
-    "ascend": lambda settings, _: _load("ascend", "AscendSource")(_commands(settings)),
-    "hccn": lambda settings, _: _load("hccn", "HccnSource")(_commands(settings)),
-    "hygon": lambda settings, _: _load("hygon", "HygonSource")(_commands(settings)),
-    "cambricon": lambda settings, _: _load("cambricon", "CambriconSource")(_commands(settings)),
-    "iluvatar": lambda settings, _: _load("iluvatar", "IluvatarSource")(_commands(settings)),
-    "metax": lambda settings, _: _load("metax", "MetaxSource")(_commands(settings)),
-    "kunlun": lambda settings, _: _load("kunlun", "KunlunSource")(_commands(settings)),
-    "dcgm_exporter": lambda settings, _: _exporter("dcgm_exporter", settings.dcgm_exporter),
-    "node_exporter": lambda settings, _: _exporter("node_exporter", settings.node_exporter),
-    "cpu": lambda settings, _: CpuSource(settings.root),
-    "memory": lambda settings, _: MemorySource(settings.root),
-    "pressure": lambda settings, _: PressureSource(settings.root),
-    "ethernet": lambda settings, _: EthernetSource(settings.root),
-    "infiniband": lambda settings, clock: InfinibandSource(settings.root, clock.monotonic),
-    "pause": lambda settings, _: PauseSource(settings.root, _commands(settings)),
-    "numa": lambda settings, _: NumaSource(settings.root),
-    "resctrl": lambda settings, clock: ResctrlSource(settings.root, clock.monotonic),
-    "nfs": lambda settings, _: NfsSource(settings.root),
-    "lustre": lambda settings, clock: LustreSource(settings.root, clock.monotonic),
-    "job_use": lambda settings, clock: JobUseSource(settings.root, clock.monotonic),
+    "amd": lambda place: _load("amd", "AmdSource")(place.clock.monotonic),
+    "moorethreads": lambda place: _load("moorethreads", "MooreThreadsSource")(place.clock.monotonic),
+    "intel": lambda place: _load("intel", "IntelSource")(place.settings.root, place.clock.monotonic),
+    "intel_xpu": lambda place: _load("intel_xpu", "IntelXpuSource")(place.commands),
+    "ascend": lambda place: _load("ascend", "AscendSource")(place.commands),
+    "hccn": lambda place: _load("hccn", "HccnSource")(place.commands),
+    "hygon": lambda place: _load("hygon", "HygonSource")(place.commands),
+    "cambricon": lambda place: _load("cambricon", "CambriconSource")(place.commands),
+    "iluvatar": lambda place: _load("iluvatar", "IluvatarSource")(place.commands),
+    "metax": lambda place: _load("metax", "MetaxSource")(place.commands),
+    "kunlun": lambda place: _load("kunlun", "KunlunSource")(place.commands),
+    "dcgm_exporter": lambda place: _exporter("dcgm_exporter", place.settings.dcgm_exporter),
+    "node_exporter": lambda place: _exporter("node_exporter", place.settings.node_exporter),
+    "cpu": lambda place: CpuSource(place.settings.root),
+    "memory": lambda place: MemorySource(place.settings.root),
+    "pressure": lambda place: PressureSource(place.settings.root),
+    "ethernet": lambda place: EthernetSource(place.settings.root),
+    "infiniband": lambda place: InfinibandSource(place.settings.root, place.clock.monotonic),
+    "pause": lambda place: PauseSource(place.settings.root, place.commands),
+    "numa": lambda place: NumaSource(place.settings.root),
+    "resctrl": lambda place: ResctrlSource(place.settings.root, place.clock.monotonic),
+    "nfs": lambda place: NfsSource(place.settings.root),
+    "lustre": lambda place: LustreSource(place.settings.root, place.clock.monotonic),
+    "job_use": lambda place: JobUseSource(place.settings.root, place.clock.monotonic),
     "attribution": _attribution,
-    "disk": lambda settings, _: DiskSource(settings.root),
-    "filesystem": lambda settings, _: FilesystemSource(settings.root),
+    "disk": lambda place: DiskSource(place.settings.root),
+    "filesystem": lambda place: FilesystemSource(place.settings.root),
 }
 """Sources by name."""
 
@@ -117,36 +127,54 @@ def _wanted(settings: AgentSettings) -> list[str]:
     if settings.sources:
         wanted = [name for name in SOURCES if name in settings.sources]
     else:
-        there = makers_present(settings.root)
+        recorded = {path.stem for path in (settings.root / READINGS).glob("*.json")}
+        there = makers_present(settings.root) | recorded
         exporters = [name for name in _REPLACED if getattr(settings, name) is not None]
         replaced = {name for exporter in exporters for name in _REPLACED[exporter]}
         wanted = [
             name
             for name in SOURCES
-            if (name in there if name in MAKERS else name in exporters if name in _REPLACED else name not in replaced)
+            if (
+                name in there
+                if name in MAKERS
+                else name in exporters or name in recorded
+                if name in _REPLACED
+                else name not in replaced
+            )
         ]
     return [name for name in wanted if name not in settings.exclude_sources]
 
 
+def _make(name: str, place: Place) -> Source:
+    root = place.settings.root
+    if (root / READINGS / f"{name}.json").exists():
+        return ReplayedSource(name, root)
+    return SOURCES[name](place)
+
+
 def build_sources(
-    settings: AgentSettings, *, clock: Clock | None = None, delivery: Callable[[], Delivery] | None = None
+    settings: AgentSettings,
+    *,
+    clock: Clock | None = None,
+    delivery: Callable[[], Delivery] | None = None,
+    commands: Commands | None = None,
 ) -> list[Source]:
     """Make the sources that the settings ask for, the agent's own last; raises UnknownName.
 
     Where none is asked for, those of accelerators are made whose makers have a device here, and NVIDIA's always. Each
     can be read at once (`collector.sources.base.take`); close them when done.
     """
-    clock = clock or Clock()
+    place = Place(settings, clock or Clock(), commands or commands_of(settings))
     sources: list[Source] = []
     accelerators: list[Remembering] = []
     for name in _wanted(settings):
         if name == "attribution":
             sources.append(AttributionSource(settings.root, lambda: [source.latest for source in accelerators]))
         elif name in _ACCELERATORS:
-            accelerators.append(Remembering(SOURCES[name](settings, clock)))
+            accelerators.append(Remembering(_make(name, place)))
             sources.append(accelerators[-1])
         else:
-            sources.append(SOURCES[name](settings, clock))
+            sources.append(_make(name, place))
     sources.append(AgentSource(delivery))
     for source in sources:
         if source.deadline_seconds <= Source.deadline_seconds:  # a tool's own is longer than what it runs may take
