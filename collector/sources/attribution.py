@@ -46,7 +46,7 @@ class AttributionSource(Source):
         absences: list[Absence] = []
         held: set[str] = set()
         for job in jobs[:_MOST_JOBS]:
-            by = labels(manager=job.manager, job=job.id, user=job.user, account=job.account)
+            by = labels(manager=job.manager, job_id=job.id, user=job.user, account=job.account)
             ids = resolve(job.devices, devices)
             held |= set(ids)
             readings += [Reading(_JOB, 1.0, id, by) for id in ids]
@@ -85,7 +85,7 @@ class AttributionSource(Source):
             for rank in read_ranks(self._root, cgroup.path):
                 for id in resolve(_device_of(rank, job), devices):
                     by = labels(
-                        job=job.id if job else cgroup.job,
+                        job_id=job.id if job else cgroup.job,
                         launcher=rank.launcher,
                         rank=str(rank.rank),
                         world_size=str(rank.world_size),

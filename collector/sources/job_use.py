@@ -39,7 +39,7 @@ class JobUseSource(Source):
         readings: list[Reading] = []
         absences: list[Absence] = []
         for job in self._jobs:
-            by = labels(manager=job.manager, job=job.job)
+            by = labels(manager=job.manager, job_id=job.job)
             for file, take in _FILES.items():
                 try:
                     values = take(self._files.text(f"{job.path}/{file}"))

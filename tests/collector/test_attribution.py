@@ -45,7 +45,7 @@ def h100(node_folder, tmp_path):
 
 def test_slurm_jobs_by_device(h100):
     parts = AttributionSource(h100, lambda: [Parts(busy(1, 0.5, 0, 0.2, 0, 0), devices=devices(6))]).read()
-    assert set(series(parts, "tokenstone_job_device_info", "job", "user", "account", "manager")) == {
+    assert set(series(parts, "tokenstone_job_device_info", "job_id", "user", "account", "manager")) == {
         *((f"GPU-{i}", "4711", "alice", "physics", "slurm") for i in range(4)),
         ("GPU-5", "4712", "bob", "chem", "slurm"),
     }
@@ -63,7 +63,7 @@ def test_a_held_device_that_does_nothing_is_shown_as_such(h100):
 
 def test_ranks_by_device_and_no_other_variable(h100):
     parts = AttributionSource(h100, lambda: [Parts(devices=devices(6))]).read()
-    ranks = series(parts, "tokenstone_rank_device_info", "job", "rank", "world_size", "launcher")
+    ranks = series(parts, "tokenstone_rank_device_info", "job_id", "rank", "world_size", "launcher")
     assert set(ranks) == {
         ("GPU-0", "4711", "8", "16", "torchrun"),
         ("GPU-1", "4711", "9", "16", "torchrun"),
@@ -117,10 +117,10 @@ def test_jobs_of_a_node_by_their_control_groups(node_folder):
 def test_what_a_job_uses_of_the_host(h100, fake_time):
     source = JobUseSource(h100, fake_time.clock().monotonic)
     parts = source.read()
-    assert series(parts, "job_cpu_seconds_total", "job")["host", "4711"] == pytest.approx(81234.56789)
+    assert series(parts, "job_cpu_seconds_total", "job_id")["host", "4711"] == pytest.approx(81234.56789)
     # The prolog's file says which job a SLUID is.
-    assert series(parts, "job_memory_bytes", "job")["host", "4712"] == 1 << 30
-    assert series(parts, "job_disk_written_bytes_total", "job")["host", "4711"] == 2097152
+    assert series(parts, "job_memory_bytes", "job_id")["host", "4712"] == 1 << 30
+    assert series(parts, "job_disk_written_bytes_total", "job_id")["host", "4711"] == 2097152
     shutil.rmtree(h100 / "sys/fs/cgroup/system.slice/slurmstepd.scope/job_4711")
     fake_time.advance(60)
     assert set(series(source.read(), "job_memory_bytes", "job")) == {("host", "4712")}
@@ -223,7 +223,7 @@ def test_pods_by_device_from_the_kubelet(kubelet):
     server, root = kubelet
     source = AttributionSource(root, lambda: [Parts(busy(0.9, 0, 0), devices=devices(3))])
     parts = source.read()
-    assert set(series(parts, "tokenstone_job_device_info", "manager", "job", "account")) == {
+    assert set(series(parts, "tokenstone_job_device_info", "manager", "job_id", "account")) == {
         ("GPU-0", "kubernetes", "ml/train-0", "ml"),
         ("GPU-2", "kubernetes", "ml/train-0", "ml"),
     }
@@ -241,7 +241,7 @@ def test_the_agents_own_sources_tell_attribution_of_their_devices(node_folder, n
     nvml_stub((folder / "nvml.scenario").read_text())
     sources = build_sources(load_settings(node="n", root=folder, sources="nvml,attribution"))
     samples = {source.name: take(source, Clock()) for source in sources}
-    held = series(samples["attribution"], "tokenstone_job_device_info", "job")
+    held = series(samples["attribution"], "tokenstone_job_device_info", "job_id")
     assert len(held) == 5
     assert {device for device, _ in held} <= {device.id for device in samples["nvml"].devices}
     for source in sources:

@@ -1,12 +1,6 @@
 """AMD's and Moore Threads' own Python bindings against stand-ins for their libraries."""
 
-import ctypes
-import importlib
-import re
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,49 +9,10 @@ from collector.sources.amd import RETRY_SECONDS, AmdSource
 from collector.sources.base import take
 from collector.sources.moorethreads import MooreThreadsSource
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
-
-
-def compile_stub(source, library, extra=""):
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler on PATH to build the stand-in")
-    library.parent.mkdir(parents=True, exist_ok=True)
-    text = source.read_text() + extra
-    flags = ["-shared", "-fPIC", "-Wall", "-Werror", "-x", "c", "-", "-o", str(library)]
-    subprocess.run([compiler, *flags], input=text, text=True, check=True)
-
-
-def build_amd(folder):
-    """The binding looks up every function when it is loaded: those the stand-in lacks say `not supported`."""
-    stub = FIXTURES / "amdsmi/amdsmi_stub.c"
-    spec = importlib.util.find_spec("amdsmi")
-    if spec is None:
-        pytest.skip("amdsmi is not installed")
-    wrapper = (Path(spec.origin).parent / "amdsmi_wrapper.py").read_text()
-    wanted = set(re.findall(r"_libraries\['libamd_smi.so'\]\.(\w+)", wrapper))
-    missing = sorted(name for name in wanted if not re.search(rf"\b{name}\(", stub.read_text()))
-    compile_stub(stub, folder / "lib/libamd_smi.so", "".join(f"int {name}(void) {{ return 2; }}\n" for name in missing))
-
-
-@pytest.fixture(scope="module")
-def rocm(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rocm")
-    build_amd(folder)
-    return folder
-
 
 @pytest.fixture
-def amd(rocm, tmp_path, monkeypatch, node_folder):
-    monkeypatch.setenv("ROCM_PATH", str(rocm))
-    scenario = tmp_path / "scenario"
-    scenario.write_text((node_folder("mi300x-node") / "amdsmi.scenario").read_text())
-    monkeypatch.setenv("AMDSMI_STUB_SCENARIO", str(scenario))
-    for name in [name for name in sys.modules if name.split(".")[0] == "amdsmi"]:
-        monkeypatch.delitem(sys.modules, name)
-    yield scenario
-    for name in [name for name in sys.modules if name.split(".")[0] == "amdsmi"]:
-        del sys.modules[name]
+def amd(amd_stub, node_folder):
+    return amd_stub((node_folder("mi300x-node") / "amdsmi.scenario").read_text())
 
 
 def series(sample, metric, **labels):
@@ -128,14 +83,8 @@ def test_amd_without_its_library_says_so_and_prints_nothing(monkeypatch, fake_ti
 
 
 @pytest.fixture
-def moorethreads(tmp_path, monkeypatch, node_folder):
-    compile_stub(FIXTURES / "mtml/mtml_stub.c", tmp_path / "libmtml.so.2")
-    monkeypatch.setenv("MTML_STUB_SCENARIO", str(node_folder("moorethreads-node") / "mtml.scenario"))
-    pymtml = pytest.importorskip("pymtml")
-    monkeypatch.setattr(pymtml, "mtmlLib", ctypes.CDLL(str(tmp_path / "libmtml.so.2")))
-    pymtml._mtmlGetFunctionPointer_cache.clear()
-    yield
-    pymtml._mtmlGetFunctionPointer_cache.clear()
+def moorethreads(moorethreads_stub, node_folder):
+    moorethreads_stub(node_folder("moorethreads-node") / "mtml.scenario")
 
 
 def test_moore_threads_devices_and_no_plausible_zeros(moorethreads, fake_time):
