@@ -75,9 +75,9 @@ def test_ranks_by_device_and_no_other_variable(h100):
 
 def test_jobs_come_and_go(h100):
     source = AttributionSource(h100, lambda: [Parts(devices=devices(6))])
-    assert len(series(source.read(), "tokenstone_job_device_info", "job")) == 5
+    assert len(series(source.read(), "tokenstone_job_device_info", "job_id")) == 5
     (h100 / "run/tokenstone/jobs/4711").unlink()
-    assert len(series(source.read(), "tokenstone_job_device_info", "job")) == 1
+    assert len(series(source.read(), "tokenstone_job_device_info", "job_id")) == 1
     shutil.rmtree(h100 / "run")
     parts = source.read()
     assert not parts.readings  # without the prolog's folder nobody knows: that is not "not allocated"
@@ -123,7 +123,7 @@ def test_what_a_job_uses_of_the_host(h100, fake_time):
     assert series(parts, "job_disk_written_bytes_total", "job_id")["host", "4711"] == 2097152
     shutil.rmtree(h100 / "sys/fs/cgroup/system.slice/slurmstepd.scope/job_4711")
     fake_time.advance(60)
-    assert set(series(source.read(), "job_memory_bytes", "job")) == {("host", "4712")}
+    assert set(series(source.read(), "job_memory_bytes", "job_id")) == {("host", "4712")}
     source.close()
 
 

@@ -90,7 +90,7 @@ def test_a_recorded_node_gives_the_same_readings_at_every_instant(h100, tmp_path
         (port / "counters/port_rcv_data").write_text(f"{10**6 * instant}\n")
         if instant == 2:
             (port / "state").write_text("1: DOWN\n")
-            (h100 / "run/tokenstone/jobs/4712").unlink()
+            (h100 / "run/tokenstone/jobs/4711").write_text("SLURM_JOB_ID=4711\nSLURM_JOB_GPUS=0,1\n")
 
     seen = record(h100, tmp_path / "recording", change)
     for instant, live in enumerate(seen):
