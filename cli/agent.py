@@ -30,6 +30,12 @@ def command(
     spool_dir: Annotated[
         Path | None, typer.Option("--spool", help="Folder where batches wait for the service.")
     ] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", help="Folder of a recorded node to play instead of reading this one.")
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option("--speed", help="How many times as fast to play it. [default: 1]")
+    ] = None,
     lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,
 ) -> None:
     """Sample this node's accelerators, network, storage, processor and memory. SIGUSR1 lets go of all drivers, so that
@@ -42,6 +48,10 @@ def command(
 
     if config is not None:
         os.environ[FILE_VARIABLE] = str(config)
+    if replay is not None and node is None:
+        from collector.replay import read_index  # noqa: PLC0415
+
+        node = read_index(replay)["node"]
     settings = load_settings(
         listen=listen,
         api=api,
@@ -51,5 +61,7 @@ def command(
         sample_seconds=sample_seconds,
         window_seconds=window_seconds,
         spool_dir=spool_dir,
+        replay=replay,
+        replay_speed=speed,
     )
     become_agent(settings, lifeline=lifeline)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, agent, bench, calc, catalogue, doctor, probe, serve, train
+from cli import ablate, agent, bench, calc, catalogue, doctor, probe, record, serve, train
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -29,6 +29,7 @@ app.command("train")(train.command)
 app.command("ablate")(ablate.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)
+app.command("record")(record.command)
 app.command("probe")(probe.command)
 app.command("doctor")(doctor.command)
 app.add_typer(calc.app, name="calc")

@@ -11,11 +11,17 @@ import resource
 import signal
 import sys
 import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 from collector import handover
 from collector.agent import run_agent
 from collector.client import AgentClient
 from tokenstone.errors import TokenstoneError
+
+if TYPE_CHECKING:
+    from collector.config import AgentSettings
+    from collector.push import PushClient
 
 # A tick makes a few thousand objects, none of them in a cycle.
 _COLLECT_EVERY_OBJECTS = 50_000
@@ -38,11 +44,25 @@ def main() -> int:
     gc.set_threshold(_COLLECT_EVERY_OBJECTS, 20, 100)
     client = None if settings.api is None else AgentClient(settings.api, api_key)
     try:
-        run_agent(settings, client, stop, released)
+        if settings.replay is None:
+            run_agent(settings, client, stop, released)
+        else:
+            _replay(settings, client, stop, released)
     except TokenstoneError as error:
         print(f"tokenstone: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _replay(
+    settings: AgentSettings, client: PushClient | None, stop: threading.Event, released: threading.Event
+) -> None:
+    from collector.replay import Replay  # noqa: PLC0415  # no node that is measured needs it
+
+    assert settings.replay is not None  # noqa: S101
+    with Replay(settings.replay, settings.replay_speed, stop) as replay:
+        played = SimpleNamespace(**{**vars(settings), "root": replay.root})
+        run_agent(cast("AgentSettings", played), client, replay.stop, released, replay.clock)
 
 
 def _end_with_stdin(stop: threading.Event) -> None:

@@ -13,7 +13,7 @@ from collector.clock import Clock
 from collector.exporter import Exposition
 from collector.lanes import Lanes
 from collector.log import Log, configure_logging
-from collector.loop import SamplingLoop, WindowSink
+from collector.loop import SamplingLoop, Stop, WindowSink
 from collector.push import PushClient, Pusher
 from collector.registry import build_sources
 from collector.server import MetricsServer
@@ -38,7 +38,7 @@ def new_epoch(clock: Clock) -> str:
 def run_agent(
     settings: AgentSettings,
     client: PushClient | None,
-    stop: threading.Event,
+    stop: Stop,
     released: threading.Event | None = None,
     clock: Clock | None = None,
 ) -> None:

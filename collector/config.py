@@ -72,6 +72,16 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _pairs(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [item.strip().partition("=") for item in value.split(",") if item.strip()]
+    for name, equals, path in pairs:
+        if not name or not equals or not path.startswith("/"):
+            raise ValueError(f"{''.join((name, equals, path))!r} is not NAME=/PATH")
+    return {name: path for name, _, path in pairs}
+
+
 def _default_spool_dir() -> Path:
     # systemd names the folder of a service; else where the XDG rules keep state.
     state = os.environ.get("STATE_DIRECTORY") or os.environ.get("XDG_STATE_HOME")
@@ -110,6 +120,16 @@ class AgentSettings(BaseSettings):
     """The only sources to read, comma-separated; none named is all."""
     exclude_sources: Names = ()
     """Sources not to read, comma-separated."""
+    tools: Annotated[dict[str, Path], NoDecode, BeforeValidator(_pairs)] = {}  # frozen with its model
+    """Where vendors' tools are, as NAME=/PATH, comma-separated; one that is not named is looked for on PATH."""
+    dcgm_exporter: Annotated[str | None, BeforeValidator(_none_or), AfterValidator(_http_url)] = None
+    """Address of a dcgm-exporter's metrics to read instead of holding NVIDIA's devices, or none."""
+    node_exporter: Annotated[str | None, BeforeValidator(_none_or), AfterValidator(_http_url)] = None
+    """Address of a node_exporter's metrics to read instead of the host's own files, or none."""
+    replay: Path | None = None
+    """A recorded node to play instead of reading this one, or none."""
+    replay_speed: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    """How many times as fast as it was recorded."""
     deadline_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 5.0
     """A source that takes longer to answer is down until it does."""
     nvml_slow_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 5.0

@@ -10,10 +10,12 @@ import importlib
 import io
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from typing import Any
 
 from collector.sources.accelerator import MEBIBYTE, Found, make_parts
 from collector.sources.base import Parts, Source, SourceUnavailable
+from tokenstone.sample import Absence
 
 RETRY_SECONDS = 30.0
 
@@ -104,16 +106,19 @@ class AmdSource(Source):
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._smi: Any = None
-        self._handles: list[tuple[Any, str, str]] = []
+        self._handles: list[tuple[int, Any, str, str]] = []
+        self._lost: dict[int, str] = {}
         self._reason, self._retry_at = "", 0.0
 
     def read(self) -> Parts:
         """Read all devices; SourceUnavailable where there is no library, driver or device."""
+        if self._lost and self._monotonic() >= self._retry_at:
+            self.close()
         if self._smi is None:
             self._open()
         smi = self._smi
         found: list[Found] = []
-        for index, (handle, uuid, model) in enumerate(self._handles):
+        for index, handle, uuid, model in self._handles:
             device = Found(uuid, "AMD", model, index)
             for what, metrics, ask in _QUERIES:
                 try:
@@ -126,7 +131,9 @@ class AmdSource(Source):
             reason = next(iter(found[0].why.values()))
             self.close()
             raise SourceUnavailable(f"no device answers: {reason}")
-        return make_parts(found, self.metrics, "amdsmi")
+        parts = make_parts(found, self.metrics, "amdsmi")
+        lost = [Absence(metric, reason) for reason in self._lost.values() for metric in self.metrics]
+        return replace(parts, absences=(*parts.absences, *lost))
 
     def _open(self) -> None:
         if self._monotonic() < self._retry_at:
@@ -134,24 +141,27 @@ class AmdSource(Source):
         try:
             smi = _binding()
             smi.amdsmi_init()
-            self._smi = smi
-            self._handles = [(handle, *_describe(smi, handle)) for handle in smi.amdsmi_get_processor_handles()]
+            self._smi, self._handles, self._lost = smi, [], {}
+            for index, handle in enumerate(smi.amdsmi_get_processor_handles()):
+                try:
+                    self._handles.append((index, handle, *_describe(smi, handle)))
+                except smi.AmdSmiException as error:
+                    self._lost[index] = f"device {index}: {_explain(error)}"
         except SourceUnavailable as error:
             self._reason = str(error)
         except Exception as error:  # the binding raises whatever its loader raises, bare Exception included
             self.close()
             self._reason = f"amdsmi: {_explain(error)}"
-        else:
-            return
         self._retry_at = self._monotonic() + RETRY_SECONDS
-        raise SourceUnavailable(self._reason)
+        if self._smi is None:
+            raise SourceUnavailable(self._reason)
 
     def close(self) -> None:
         """Let go of the driver."""
         if self._smi is not None:
             with suppress(Exception):
                 self._smi.amdsmi_shut_down()
-        self._smi, self._handles = None, []
+        self._smi, self._handles, self._lost = None, [], {}
 
 
 def _binding() -> Any:

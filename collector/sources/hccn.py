@@ -116,7 +116,7 @@ def _traffic(port: str, counters: dict[str, int]) -> list[Reading]:
             metric, by = _COUNTERS[name]
             readings.append(Reading(metric, value, HOST, labels(by, port=port)))
         elif frames:
-            direction = "receive" if frames[1] == "rx" else "transmit"
+            direction = frames[1]
             by_frame = labels(interface=port, direction=direction, priority=frames[3] or "all")
             readings.append(Reading(_PAUSE, value, HOST, by_frame))
     return readings

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from collector.sources.accelerator import Found, make_parts
 from collector.sources.base import Parts, Source, SourceUnavailable
+from tokenstone.sample import Absence
 
 RETRY_SECONDS = 30.0
 
@@ -61,16 +63,19 @@ class MooreThreadsSource(Source):
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._mtml: Any = None
-        self._devices: list[tuple[Any, Any, Any, str, str]] = []
+        self._devices: list[tuple[int, Any, Any, Any, str, str]] = []
+        self._lost: dict[int, str] = {}
         self._reason, self._retry_at = "", 0.0
 
     def read(self) -> Parts:
         """Read all devices; SourceUnavailable where there is no library, driver or device."""
+        if self._lost and self._monotonic() >= self._retry_at:
+            self.close()
         if self._mtml is None:
             self._open()
         mtml = self._mtml
         found: list[Found] = []
-        for index, (device, gpu, memory, uuid, name) in enumerate(self._devices):
+        for index, device, gpu, memory, uuid, name in self._devices:
             card = Found(uuid, "Moore Threads", name, index)
             for what, metrics, ask in _QUERIES:
                 try:
@@ -83,7 +88,9 @@ class MooreThreadsSource(Source):
             reason = next(iter(found[0].why.values()))
             self.close()
             raise SourceUnavailable(f"no device answers: {reason}")
-        return make_parts(found, self.metrics, "mtml")
+        parts = make_parts(found, self.metrics, "mtml")
+        lost = [Absence(metric, reason) for reason in self._lost.values() for metric in self.metrics]
+        return replace(parts, absences=(*parts.absences, *lost))
 
     def _open(self) -> None:
         if self._monotonic() < self._retry_at:
@@ -97,10 +104,14 @@ class MooreThreadsSource(Source):
             mtml.mtmlLibraryInit()
             self._mtml = mtml
             for index in range(mtml.mtmlLibraryCountDevice()):
-                device = mtml.mtmlLibraryInitDeviceByIndex(index)
-                gpu, memory = mtml.mtmlDeviceInitGpu(device), mtml.mtmlDeviceInitMemory(device)
-                name, uuid = mtml.mtmlDeviceGetName(device), mtml.mtmlDeviceGetUUID(device)
-                self._devices.append((device, gpu, memory, uuid, name))
+                try:
+                    device = mtml.mtmlLibraryInitDeviceByIndex(index)
+                    gpu, memory = mtml.mtmlDeviceInitGpu(device), mtml.mtmlDeviceInitMemory(device)
+                    name, uuid = mtml.mtmlDeviceGetName(device), mtml.mtmlDeviceGetUUID(device)
+                    self._devices.append((index, device, gpu, memory, uuid, name))
+                except mtml.MTMLError as error:
+                    self._lost[index] = f"device {index}: {error}"
+                    self._retry_at = self._monotonic() + RETRY_SECONDS
         except OSError:
             self._fail("Moore Threads' management library (libmtml.so) is not installed")
         except mtml.MTMLError as error:
@@ -115,9 +126,9 @@ class MooreThreadsSource(Source):
         """Give the handles back and let go of the driver."""
         if self._mtml is not None:
             with suppress(self._mtml.MTMLError):
-                for device, gpu, memory, _, _ in self._devices:
+                for _, device, gpu, memory, _, _ in self._devices:
                     self._mtml.mtmlDeviceFreeGpu(gpu)
                     self._mtml.mtmlDeviceFreeMemory(memory)
                     self._mtml.mtmlLibraryFreeDevice(device)
                 self._mtml.mtmlLibraryShutDown()
-        self._mtml, self._devices = None, []
+        self._mtml, self._devices, self._lost = None, [], {}

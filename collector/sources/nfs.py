@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from collector.sources.base import Parts, Source, SourceUnavailable
+from collector.sources.base import Parts, Source
 from collector.sources.files import Files
 from collector.sources.remote_storage import METRICS, RemoteUse, make_readings
 from tokenstone.sample import Absence
@@ -65,20 +65,22 @@ class NfsSource(Source):
         self._files = Files(root)
 
     def read(self) -> Parts:
-        """Read all mounts; SourceUnavailable where no process's table can be read. No NFS is no failure."""
-        mounts = parse_mountstats(self._text())
+        """Read all mounts. No NFS, or a kernel without it, is no failure."""
+        text = self._text()
+        mounts = parse_mountstats(text or "")
         if not mounts:
-            return Parts(absences=tuple(Absence(metric, "no NFS is mounted") for metric in METRICS))
+            reason = "this kernel has no mountstats" if text is None else "no NFS is mounted"
+            return Parts(absences=tuple(Absence(metric, reason) for metric in METRICS))
         return Parts(tuple(reading for mount in mounts for reading in make_readings(_use(mount))))
 
-    def _text(self) -> str:
+    def _text(self) -> str | None:
         # In a container that sees the host's processes, process 1 has the host's mounts and we have our own.
         for path in ("proc/1/mountstats", "proc/self/mountstats"):
             try:
                 return self._files.text(path)
             except OSError:
                 continue
-        raise SourceUnavailable("/proc/1/mountstats and /proc/self/mountstats cannot be read")
+        return None
 
     def close(self) -> None:
         """Close the files."""

@@ -7,12 +7,14 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pynvml
 import pytest
+from vendor_stubs import build_amd, build_moorethreads
 
 from collector.clock import Clock
 from collector.sources import nvml_events
@@ -140,3 +142,45 @@ def nvml_stub(
 
     yield use
     pynvml._nvmlGetFunctionPointer_cache.clear()
+
+
+@pytest.fixture(scope="session")
+def rocm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ROCM_PATH with the stand-in for AMD's library."""
+    folder = tmp_path_factory.mktemp("rocm")
+    build_amd(folder)
+    return folder
+
+
+@pytest.fixture
+def amd_stub(rocm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """Let AMD's binding find the stand-in; the scenario's file comes back, to be changed."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] == "amdsmi"]:
+            del sys.modules[name]
+
+    def use(scenario: str) -> Path:
+        path = tmp_path / "amdsmi.scenario"
+        path.write_text(scenario)
+        monkeypatch.setenv("ROCM_PATH", str(rocm))
+        monkeypatch.setenv("AMDSMI_STUB_SCENARIO", str(path))
+        forget()
+        return path
+
+    yield use
+    forget()
+
+
+@pytest.fixture
+def moorethreads_stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Put the stand-in where Moore Threads' binding keeps the library it has loaded."""
+    pymtml = pytest.importorskip("pymtml")
+
+    def use(scenario: Path) -> None:
+        monkeypatch.setenv("MTML_STUB_SCENARIO", str(scenario))
+        monkeypatch.setattr(pymtml, "mtmlLib", ctypes.CDLL(str(build_moorethreads(tmp_path))))
+        pymtml._mtmlGetFunctionPointer_cache.clear()
+
+    yield use
+    pymtml._mtmlGetFunctionPointer_cache.clear()
