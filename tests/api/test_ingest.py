@@ -13,7 +13,8 @@ def test_a_batch_is_stored_and_read_back(api, batch, clock):
     answer = api.post("/v1/windows", json=batch())
     assert answer.status_code == 200
     assert answer.json() == {
-        "status": "accepted", "windows": 2, "missing_sequences": [], "window_seconds": 10.0, "server_unix_seconds": clock.now,
+        "status": "accepted", "windows": 2, "missing_sequences": [], "window_seconds": 10.0,
+        "server_unix_seconds": clock.now,
     }  # fmt: skip
     busy, received = api.get("/v1/windows").json()["items"]
     assert busy == {
