@@ -7,6 +7,7 @@ not give. Files are read below `root`, the folder that stands for `/`; parsing i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -93,9 +94,14 @@ def failed(source: Source, clock: Clock, reason: str) -> Sample:
     return Sample(source.name, clock.monotonic(), clock.unix(), error=reason, absences=absences)
 
 
+@cache
+def _source_labels(source: str) -> tuple[tuple[str, str], ...]:
+    return labels(source=source)
+
+
 def health_readings(sample: Sample) -> tuple[Reading, ...]:
     """Return what a sample says about its source: whether it is up, and how long reading it took."""
-    by = labels(source=sample.source)
+    by = _source_labels(sample.source)
     return (
         Reading("tokenstone_source_up", float(sample.error is None), labels=by),
         Reading("tokenstone_source_duration_seconds", sample.duration_seconds, labels=by),

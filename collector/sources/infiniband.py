@@ -111,9 +111,10 @@ class InfinibandSource(Source):
         return Parts(tuple(readings), tuple(absences), held=held)
 
     def _read_counters(self, port: _Port, plan: Plan, readings: list[Reading], absences: list[Absence]) -> None:
+        number = self._files.number
         for reading, paths, factor in plan:
             try:
-                value = sum(map(self._files.number, paths)) * factor
+                value = (number(paths[0]) if len(paths) == 1 else sum(map(number, paths))) * factor
             except (OSError, ValueError) as error:
                 file = paths[0].rpartition("/")[2]
                 absences.append(Absence(reading.metric, f"{port.name}: {file}: {why(error)}"))

@@ -23,7 +23,7 @@ GPM = {
 
 @pytest.fixture
 def scenario(node_folder):
-    return (node_folder("h100-node") / "nvml.scenario").read_text()
+    return (node_folder("..") / "nvml" / "two-devices.scenario").read_text()
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def read_in_new_process(**environment):
 def test_the_library_is_found_as_the_loader_finds_it(nvml_library, node_folder):
     answer = read_in_new_process(
         LD_LIBRARY_PATH=str(nvml_library().parent),
-        NVML_STUB_SCENARIO=str(node_folder("h100-node") / "nvml.scenario"),
+        NVML_STUB_SCENARIO=str(node_folder("..") / "nvml" / "two-devices.scenario"),
     )
     assert answer == {"error": None, "devices": ["NVIDIA H100 80GB HBM3", "NVIDIA A100-PCIE-40GB"]}
 

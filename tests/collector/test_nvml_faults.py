@@ -21,7 +21,7 @@ OTHER = "GPU-0a9c77de-2b64-4f0e-9f51-77c2b3aa9910"
 
 @pytest.fixture
 def scenario(node_folder):
-    return (node_folder("h100-node") / "nvml.scenario").read_text()
+    return (node_folder("..") / "nvml" / "two-devices.scenario").read_text()
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def test_after_an_upgrade_of_the_driver_the_new_library_is_loaded(nvml_library, 
     for name, library in (("libnvidia-ml.so.1", nvml_library(mismatch=True)), ("new", nvml_library())):
         (tmp_path / name).write_bytes(library.read_bytes())
     env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path),
-           "NVML_STUB_SCENARIO": str(node_folder("h100-node") / "nvml.scenario")}  # fmt: skip
+           "NVML_STUB_SCENARIO": str(node_folder("..") / "nvml" / "two-devices.scenario")}  # fmt: skip
     command = [sys.executable, "-c", UPGRADE, str(tmp_path / "new"), str(tmp_path / "libnvidia-ml.so.1")]
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == ["NVIDIA's library and kernel module differ in version", None, 2]
@@ -347,14 +347,14 @@ def test_the_real_agent_lets_go_of_the_driver_on_a_signal(nvml_library, scenario
     def called(name):
         return (tmp_path / "calls").exists() and name in (tmp_path / "calls").read_text()
 
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as agent:
+    log = tmp_path / "log"
+    with log.open("w") as stderr, subprocess.Popen(command, env=env, stderr=stderr) as agent:
         eventually(lambda: called("nvmlGpmMetricsGet"))
         agent.send_signal(signal.SIGUSR1)
-        eventually(lambda: called("nvmlShutdown"))
+        eventually(lambda: 'why="released on request; SIGUSR2 takes it again"' in log.read_text())
+        assert called("nvmlShutdown")
         (tmp_path / "calls").write_text("")
         agent.send_signal(signal.SIGUSR2)
         eventually(lambda: called("nvmlInitWithFlags"))
         agent.send_signal(signal.SIGTERM)
-        log = agent.stderr.read()
     assert agent.returncode == 0
-    assert 'why="released on request; SIGUSR2 takes it again"' in log
