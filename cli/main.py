@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, agent, bench, calc, catalogue, doctor, probe, record, serve, train
+from cli import ablate, agent, bench, calc, catalogue, doctor, probe, project, record, serve, trace, train
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -31,6 +31,8 @@ app.command("serve")(serve.command)
 app.command("agent")(agent.command)
 app.command("record")(record.command)
 app.command("probe")(probe.command)
+app.command("trace")(trace.command)
+app.command("project")(project.command)
 app.command("doctor")(doctor.command)
 app.add_typer(calc.app, name="calc")
 app.command("hardware")(catalogue.hardware_command)
