@@ -67,7 +67,10 @@ def run_agent(
         exposition = Exposition(settings.node, clock, stale_seconds=10 + 3 * settings.sample_seconds)
         if settings.listen is not None:
             server = MetricsServer(settings.listen, exposition)
-            log.info("metrics are served", address=str(server.start()))
+            address = server.start()
+            log.info("metrics are served", address=str(address))
+            if client is not None:
+                client.announce(address.announced)
             stack.callback(server.stop)
         if pusher is not None:
             pusher.start()

@@ -42,6 +42,10 @@ class AgentClient:
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
 
+    def announce(self, metrics_address: str) -> None:
+        """Say with every batch where `/metrics` is served: HOST:PORT, or :PORT for the address it is sent from."""
+        self._headers["Tokenstone-Metrics-Address"] = metrics_address
+
     def push_windows(self, batch_json: bytes) -> PushAnswer:
         """Hand over gzip'ed JSON of a WindowBatch; raises ServiceUnreachable, or ServiceRefused with the status."""
         try:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 def become_agent(settings: AgentSettings, *, lifeline: bool) -> NoReturn:
     """Replace this process by the agent's; with `lifeline` it ends when its standard input does."""
+    from tokenstone.client import api_key_from_environment  # noqa: PLC0415  large, and the agent does without it
+
     values = {name: getattr(settings, name) for name in type(settings).model_fields if name != "api_key"}
-    key = settings.api_key.get_secret_value() if settings.api_key else None
+    key = settings.api_key.get_secret_value() if settings.api_key else api_key_from_environment()
     reading, writing = os.pipe()
     os.write(writing, pickle.dumps((values, key, lifeline)))  # far less than a pipe holds
     os.close(writing)

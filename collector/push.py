@@ -47,6 +47,10 @@ class Answer(Protocol):
 class PushClient(Protocol):
     """The part of a client that the agent needs."""
 
+    def announce(self, metrics_address: str) -> None:
+        """Say with every batch where `/metrics` is served: HOST:PORT, or :PORT."""
+        ...
+
     def push_windows(self, batch_json: bytes) -> Answer:
         """Hand over gzip'ed JSON of a WindowBatch.
 

@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md, docs/hardware.md and docs/configuration.md from the code. `make docs` runs it.
+"""Writes docs/metrics.md, docs/hardware.md, docs/configuration.md and docs/openapi.json from the code. `make docs` runs it.
 
 A test compares the committed pages with what this gives, so that they cannot drift.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic_core import PydanticUndefined
 
+from api.main import create_app
 from api.settings import Settings
 from cli.catalogue import SCALES
 from collector.config import AgentSettings, load_settings
 from collector.registry import build_sources
 from tokenstone import hardware
+from tokenstone.client import API_KEY, API_KEY_FILE
 from tokenstone.metric import REGISTRY, Resource
 
 HERE = Path(__file__).parent
@@ -178,7 +182,23 @@ def configuration_page() -> str:
         for name, field in settings.model_fields.items():
             default = "see meaning" if field.default is PydanticUndefined else _default(field.default)
             lines.append(f"| `TOKENSTONE_{name.upper()}` | {default} | {' '.join((field.description or '').split())} |")
+    lines += ["", "## Clients: the agent, workloads, the command line, `tokenstone.client`", ""]
+    lines += ["| environment | default | meaning |", "| --- | --- | --- |"]
+    lines += [
+        f"| `{API_KEY}` | none | API key of the service. It is never taken from a command line. |",
+        f"| `{API_KEY_FILE}` | none | File that holds the key, where the variable above is not set. |",
+        "| `SSL_CERT_FILE` | the system's | Authorities whose certificates are trusted (PEM). |",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def openapi_document() -> str:
+    """The description of the API, as a service that asks for keys gives it."""
+    with tempfile.TemporaryDirectory() as folder:
+        app = create_app(Settings(data=Path(folder), database=None, authentication=True))
+        document = app.openapi()
+        app.state.store.close()
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _default(value: object) -> str:
@@ -190,6 +210,7 @@ PAGES = {
     "hardware.md": hardware_page,
     "sources.md": sources_page,
     "configuration.md": configuration_page,
+    "openapi.json": openapi_document,
 }
 
 

@@ -23,6 +23,9 @@ class Client:
     def __init__(self):
         self.away, self.batches = False, []
 
+    def announce(self, metrics_address):
+        self.address = metrics_address
+
     def push_windows(self, batch_json):
         if self.away:
             raise ServiceUnreachable("nobody answers")
