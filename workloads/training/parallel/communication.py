@@ -39,6 +39,8 @@ class Span:
     """What this rank sent to others: its own share of an all-to-all stays, a ring all-reduce sends nearly twice."""
     stream: str = ""
     """Name of a sequence of collectives that all ranks of a group make in the same order, if it belongs to one."""
+    buffer_bytes: int = 0
+    """What the collective was called with here, the share that stays included: NCCL's S, whose algbw is S / time."""
 
     @property
     def seconds(self) -> float:
@@ -53,10 +55,12 @@ class Total:
     count: int
     seconds: float
     sent_bytes: int
+    buffer_bytes: int = 0
 
 
 class _Thread(threading.local):
     working_since: float | None = None
+    work: str = ""
 
 
 class CommunicationLog:
@@ -70,8 +74,8 @@ class CommunicationLog:
 
     @contextmanager
     def computing(self, name: str = "compute") -> Iterator[None]:
-        """This thread works, but for the waits inside."""
-        self._thread.working_since = self._clock()
+        """This thread works at the part of a step called `name`, but for the waits inside."""
+        self._thread.work, self._thread.working_since = name, self._clock()
         try:
             yield
         finally:
@@ -79,16 +83,18 @@ class CommunicationLog:
             self._thread.working_since = None
 
     @contextmanager
-    def waiting(self, name: str, activity: Activity, *, sent_bytes: int = 0, stream: str = "") -> Iterator[None]:
+    def waiting(
+        self, name: str, activity: Activity, *, sent_bytes: int = 0, stream: str = "", buffer_bytes: int = 0
+    ) -> Iterator[None]:
         """This thread waits for others."""
         start, worked_since = self._clock(), self._thread.working_since
         try:
             yield
         finally:
             end = self._clock()
-            self._add(Span(name, activity, start, end, sent_bytes, stream))
+            self._add(Span(name, activity, start, end, sent_bytes, stream, buffer_bytes))
             if worked_since is not None:
-                self._add(Span("compute", "compute", worked_since, start))
+                self._add(Span(self._thread.work, "compute", worked_since, start))
                 self._thread.working_since = end
 
     def _add(self, span: Span) -> None:
@@ -113,7 +119,12 @@ def totals(spans: Iterable[Span]) -> dict[str, Total]:
     result: dict[str, Total] = {}
     for span in spans:
         old = result.get(span.name, Total(0, 0.0, 0))
-        result[span.name] = Total(old.count + 1, old.seconds + span.seconds, old.sent_bytes + span.sent_bytes)
+        result[span.name] = Total(
+            old.count + 1,
+            old.seconds + span.seconds,
+            old.sent_bytes + span.sent_bytes,
+            old.buffer_bytes + span.buffer_bytes,
+        )
     return result
 
 
