@@ -73,7 +73,7 @@ class Continuation:
         self.started, self.began_seconds = started, 0.0
         self.kind: PhaseKind = "startup"
         self.failed_checkpoints = 0
-        self._journal_broken = False
+        self._journal_broken = self._restarted = False
         self._past = Past()
         self._checkpoints: TrainingCheckpoints | None = None
         self._trainer: Trainer | None = None
@@ -82,8 +82,10 @@ class Continuation:
         rank = dist.get_rank() if dist.is_initialized() else 0
         self._journal = Journal(saving.folder / f"journal-{rank:05d}.jsonl")
         self._past = self._journal.read()
-        if saving.resume or saving.restart:
-            self._go_on(saving, device)
+        # torchrun counts on each node for itself, and does not count where another node has failed.
+        self._restarted = bool(_latest_of_all_ranks(saving.restart, device))
+        if saving.resume or self._restarted:
+            self._go_on(device)
         elif self._past.began or (saving.folder / "latest").exists():
             raise Conflict(
                 "holds a training that has begun", where=str(saving.folder),
@@ -100,14 +102,14 @@ class Continuation:
         """Steps whose work was lost by that."""
         return self._past.lost_steps()
 
-    def _go_on(self, saving: Saving, device: torch.device) -> None:
+    def _go_on(self, device: torch.device) -> None:
         past = self._past
-        if past.failed is not None and saving.restart:  # torchrun tries again whatever the reason was
+        if past.failed is not None and self._restarted:  # torchrun tries again whatever the reason was
             kind = UsageError if past.failed.get("kind") == "usage" else WorkloadFailed
             raise kind(past.failed["what"], where=past.failed["where"], hint=past.failed["hint"])
         if past.began:
             self.kind, self.began_seconds = "recovery", past.end_seconds
-        if not (saving.restart and past.began):
+        if not (self._restarted and past.began):
             self.started -= _latest_of_all_ranks(past.end_seconds, device)
         elif past.began[-1].same_clock:
             self.started = past.began[-1].started
@@ -132,7 +134,7 @@ class Continuation:
         self._trainer = trainer
         self._checkpoints = TrainingCheckpoints(saving.folder, spec_id=self._spec.spec_id, shard=trainer.shard)
         position = None
-        if saving.resume or saving.restart:
+        if saving.resume or self._restarted:
             position = self._checkpoints.restore(trainer.saved_module, trainer.optimizer)
         step = position.step if position is not None else 0
         self._past.lose_from(step)
