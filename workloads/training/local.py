@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenstone.run import TrainingSpec
@@ -12,6 +11,7 @@ from workloads.moe.model import MoeModel
 from workloads.moe.mtp import MultiTokenPrediction
 from workloads.moe.router import Router
 from workloads.recorder import TorchRecorder
+from workloads.training.objective import Objective
 from workloads.training.options import apply_options
 from workloads.training.update import LARGEST_GRADIENT_NORM, Gathered, make_optimizer, set_learning_rate, update_biases
 
@@ -28,7 +28,8 @@ class LocalTrainer:
             if spec.prediction_depths
             else None
         )
-        self.provenance = apply_options(self.model, spec, device.torch)
+        self.provenance = apply_options(self.model, spec, device.torch, self.prediction)
+        self._objective = Objective(self.model.head, self.prediction, self.model.embedding)
         parts = torch.nn.ModuleList([self.model, *([self.prediction] if self.prediction is not None else [])])
         self._parameters = list(parts.parameters())
         self.optimizer = make_optimizer(self._parameters, spec)
@@ -36,15 +37,13 @@ class LocalTrainer:
     def step(self, step: int, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Update the weights once; return the loss and the load of each expert, (expert layers, E)."""
         set_learning_rate(self.optimizer, self.spec, step)
-        hidden_BTD = self.model.hidden(inputs_BT)
-        loss = F.cross_entropy(self.model.head(hidden_BTD).flatten(0, 1), targets_BT.flatten())
         self.optimizer.zero_grad()
-        (loss + self._prediction_loss(hidden_BTD, inputs_BT)).backward()
+        self._objective(self.model.hidden(inputs_BT), targets_BT).backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT_NORM)
         load = torch.stack([router.take_load() for router in self._routers()])
         update_biases(self._routers(), load, self.spec.bias_update_rate)
         self.optimizer.step()
-        return loss.detach(), load
+        return self._objective.take_loss(), load
 
     def recorded_step(
         self, recorder: TorchRecorder, step: int, inputs_BT: Tensor, targets_BT: Tensor
@@ -52,11 +51,6 @@ class LocalTrainer:
         """A step whose time is recorded: all of it computes."""
         with recorder.activity("compute"):
             return self.step(step, inputs_BT, targets_BT)
-
-    def _prediction_loss(self, hidden_BTD: Tensor, ids_BT: Tensor) -> Tensor | float:
-        if self.prediction is None:
-            return 0.0
-        return self.prediction.loss(hidden_BTD, ids_BT, self.model.embedding, self.model.head)
 
     def _routers(self) -> list[Router]:
         return self.model.routers() + (self.prediction.routers() if self.prediction is not None else [])

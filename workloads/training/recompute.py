@@ -41,6 +41,7 @@ _KEPT = frozenset(
         _aten._scaled_mm_v2.default,
         _aten._scaled_grouped_mm.default,
         _aten._scaled_grouped_mm_v2.default,
+        torch.ops.tokenstone.attend_in_blocks.default,
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
         _aten._scaled_dot_product_flash_attention.default,
         _aten._scaled_dot_product_efficient_attention.default,
@@ -60,16 +61,21 @@ class Recompute(StrEnum):
 
 def apply_recompute(blocks: nn.ModuleList, how: Recompute) -> None:
     """Wrap each of `blocks` in place, once; names in the state dict stay."""
-    if how is Recompute.NONE:
-        return
     for i, block in enumerate(blocks):
-        if how is Recompute.CHEAP:
-            for module in block.modules():
-                if isinstance(module, attention.LatentAttention):
-                    _mark(module.query_up)
-                    _mark(module.latent_up)
-        contexts = _keep_all_but_cheap if how is Recompute.CHEAP else _keep_nothing
-        blocks[i] = checkpoint_wrapper(block, context_fn=contexts, preserve_rng_state=False)  # nothing here is random
+        blocks[i] = recomputing_block(block, how)
+
+
+def recomputing_block(block: nn.Module, how: Recompute) -> nn.Module:
+    """`block`, wrapped unless nothing is to be computed again."""
+    if how is Recompute.NONE:
+        return block
+    if how is Recompute.CHEAP:
+        for module in block.modules():
+            if isinstance(module, attention.LatentAttention):
+                _mark(module.query_up)
+                _mark(module.latent_up)
+    contexts = _keep_all_but_cheap if how is Recompute.CHEAP else _keep_nothing
+    return checkpoint_wrapper(block, context_fn=contexts, preserve_rng_state=False)  # nothing here is random
 
 
 def recomputed_flops(
