@@ -100,10 +100,6 @@ def check_layout(spec: TrainingSpec) -> None:
         raise InvalidValue(
             f"balancing by a {spec.balancing} loss of weight 0", where="--balance-alpha", hint="1e-4 and 1e-2 are usual"
         )
-    if spec.prediction_depths and layout.ranks > 1:
-        raise InvalidValue(
-            "multi-token prediction runs on one rank only, so far", where="--prediction-depths", hint="use --nproc 1"
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,13 @@ from tokenstone.errors import InvalidValue
 from tokenstone.run import TrainingSpec
 from workloads.device import Device
 from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
 from workloads.recorder import TorchRecorder
 from workloads.training.coded_exchange import make_exchange
 from workloads.training.gather import gathered
 from workloads.training.options import apply_options
 from workloads.training.parallel.communication import CommunicationLog, record
-from workloads.training.parallel.data_parallel import all_reduce, clip_gradients, routers, take_load
+from workloads.training.parallel.data_parallel import all_reduce, routers, take_load
 from workloads.training.parallel.imbalance import divide_waits
 from workloads.training.parallel.layout import Groups, Layout, make_groups
 from workloads.training.parallel.pipeline import Pipeline, PipelinePlan
@@ -54,7 +55,12 @@ class RankTrainer:
         self._gradient_norm = torch.tensor(0.0)
         model = MoeModel(spec.model, seed=spec.seed)
         self.parameter_count = model.parameter_count()
-        self.provenance = apply_options(model, spec, device.torch) | {"layout": _describe(spec)}
+        prediction = (
+            MultiTokenPrediction(spec.model, depths=spec.prediction_depths, seed=spec.seed)
+            if spec.prediction_depths
+            else None
+        )
+        self.provenance = apply_options(model, spec, device.torch, prediction) | {"layout": _describe(spec)}
         plan = PipelinePlan(
             schedule=spec.layout.schedule,
             micro_batches=spec.layout.micro_batches,
@@ -63,7 +69,9 @@ class RankTrainer:
             overlap=spec.layout.overlap,
         )
         exchange = make_exchange(spec, self._groups, self._log) if layout.experts > 1 else None
-        self.pipeline = Pipeline(model, self._groups, device.torch, plan, self._log, exchange=exchange)
+        self.pipeline = Pipeline(
+            model, self._groups, device.torch, plan, self._log, exchange=exchange, prediction=prediction
+        )
         self.optimizer = make_optimizer(self.pipeline.stages.parameters(), spec)
 
     def step(self, step: int, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,8 +84,7 @@ class RankTrainer:
         mine = slice(self._groups.data_rank * self._sequences, (self._groups.data_rank + 1) * self._sequences)
         loss = self.pipeline.step(inputs_BT[mine].contiguous(), targets_BT[mine].contiguous())
         with self._log.computing("update"):
-            norm = clip_gradients(self.pipeline.stages, LARGEST_GRADIENT_NORM, self._groups, self._log)
-            self._gradient_norm = norm
+            self._gradient_norm = self.pipeline.clip_gradients(LARGEST_GRADIENT_NORM)
             load = take_load(self.pipeline.stages, self._groups, self._log)
             update_biases(routers(self.pipeline.stages), load, self.spec.bias_update_rate)
             self.optimizer.step()
@@ -124,7 +131,11 @@ class RankTrainer:
         weights: dict[str, Tensor] = {}
         if self._groups.data_rank < self._groups.layout.experts:  # the first replica has all there is
             for stage in self.pipeline.stages:
-                weights |= {name: tensor.cpu() for name, tensor in stage.state_dict().items()}
+                weights |= {
+                    name: tensor.cpu()
+                    for name, tensor in stage.state_dict().items()
+                    if not name.startswith("prediction.")  # helps training; the trained model does without it
+                }
         received = gathered((self._groups.expert_rank, weights))
         if received is None:
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenstone.run import TrainingSpec
@@ -12,6 +11,7 @@ from workloads.moe.model import MoeModel
 from workloads.moe.mtp import MultiTokenPrediction
 from workloads.moe.router import Router
 from workloads.recorder import TorchRecorder
+from workloads.training.objective import Objective
 from workloads.training.options import apply_options
 from workloads.training.parallel.communication import CommunicationLog, record
 from workloads.training.recompute import repeated_flops
@@ -38,7 +38,8 @@ class LocalTrainer:
             if spec.prediction_depths
             else None
         )
-        self.provenance = apply_options(self.model, spec, device.torch)
+        self.provenance = apply_options(self.model, spec, device.torch, self.prediction)
+        self._objective = Objective(self.model.head, self.prediction, self.model.embedding)
         self.saved_module = torch.nn.ModuleList([part for part in (self.model, self.prediction) if part is not None])
         self.shard = "all"
         self._parameters = list(self.saved_module.parameters())
@@ -49,18 +50,16 @@ class LocalTrainer:
         """Update the weights once; return the loss and the load of each expert, (expert layers, E)."""
         set_learning_rate(self.optimizer, self.spec, step)
         with self._log.computing("forward"):
-            hidden_BTD = self.model.hidden(inputs_BT)
-            loss = F.cross_entropy(self.model.head(hidden_BTD).flatten(0, 1), targets_BT.flatten())
-            whole_loss = loss + self._prediction_loss(hidden_BTD, inputs_BT)
+            loss = self._objective(self.model.hidden(inputs_BT), targets_BT)
         with self._log.computing("backward"):
             self.optimizer.zero_grad()
-            whole_loss.backward()
+            loss.backward()
         with self._log.computing("update"):
             self._gradient_norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT_NORM)
             load = torch.stack([router.take_load() for router in self._routers()])
             update_biases(self._routers(), load, self.spec.bias_update_rate)
             self.optimizer.step()
-        return loss.detach(), load
+        return self._objective.take_loss(), load
 
     def recorded_step(self, recorder: TorchRecorder, step: int, inputs_BT: Tensor, targets_BT: Tensor) -> StepRecord:
         """A step whose work is recorded."""
@@ -71,11 +70,6 @@ class LocalTrainer:
         record(spans, recorder)
         repeated = repeated_flops(self.saved_module, self.spec, inputs_BT.numel())
         return StepRecord(loss, load, self._gradient_norm, spans, began, repeated)
-
-    def _prediction_loss(self, hidden_BTD: Tensor, ids_BT: Tensor) -> Tensor | float:
-        if self.prediction is None:
-            return 0.0
-        return self.prediction.loss(hidden_BTD, ids_BT, self.model.embedding, self.model.head)
 
     def _routers(self) -> list[Router]:
         return self.model.routers() + (self.prediction.routers() if self.prediction is not None else [])

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ _KEPT = frozenset(
         _aten._scaled_mm_v2.default,
         _aten._scaled_grouped_mm.default,
         _aten._scaled_grouped_mm_v2.default,
+        torch.ops.tokenstone.attend_in_blocks.default,
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
         _aten._scaled_dot_product_flash_attention.default,
         _aten._scaled_dot_product_efficient_attention.default,
@@ -61,19 +62,24 @@ class Recompute(StrEnum):
 
 def apply_recompute(blocks: nn.ModuleList, how: Recompute) -> None:
     """Wrap each of `blocks` in place, once; names in the state dict stay."""
-    if how is Recompute.NONE:
-        return
     for i, block in enumerate(blocks):
-        if how is Recompute.CHEAP:
-            for module in block.modules():
-                if isinstance(module, attention.LatentAttention):
-                    _mark(module.query_up)
-                    _mark(module.latent_up)
-        repetitions = _Repetitions(how, dense=not any(isinstance(module, Router) for module in block.modules()))
-        contexts = repetitions.keep_all_but_cheap if how is Recompute.CHEAP else repetitions.keep_nothing
-        wrapped: Any = checkpoint_wrapper(block, context_fn=contexts, preserve_rng_state=False)  # nothing is random
-        wrapped.repetitions = repetitions
-        blocks[i] = wrapped
+        blocks[i] = recomputing_block(block, how)
+
+
+def recomputing_block(block: nn.Module, how: Recompute) -> nn.Module:
+    """`block`, wrapped unless nothing is to be computed again."""
+    if how is Recompute.NONE:
+        return block
+    if how is Recompute.CHEAP:
+        for module in block.modules():
+            if isinstance(module, attention.LatentAttention):
+                _mark(module.query_up)
+                _mark(module.latent_up)
+    repetitions = _Repetitions(how, dense=not any(isinstance(module, Router) for module in block.modules()))
+    contexts = repetitions.keep_all_but_cheap if how is Recompute.CHEAP else repetitions.keep_nothing
+    wrapped: Any = checkpoint_wrapper(block, context_fn=contexts, preserve_rng_state=False)  # nothing here is random
+    wrapped.repetitions = repetitions
+    return cast(nn.Module, wrapped)
 
 
 def repeated_flops(module: nn.Module, spec: TrainingSpec, tokens: int) -> float:

@@ -161,7 +161,7 @@ def test_a_layout_of_several_ranks_cannot_run_alone(device, short_text):
     [
         ({"layout": TrainingLayout(experts=2), "batch_sequences": 3}, "3 sequences do not divide"),
         ({"layout": TrainingLayout(pipeline=2, schedule="DualPipeV", micro_batches=2)}, "at least 4 micro-batches"),
-        ({"layout": TrainingLayout(experts=2), "prediction_depths": 1}, "one rank only"),
+        ({"layout": TrainingLayout(experts=2), "prediction_depths": 8, "sequence_length": 9}, "leave no target"),
         ({"layout": TrainingLayout(experts=4)}, "but 2 were started"),
     ],
 )

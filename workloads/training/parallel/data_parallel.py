@@ -8,7 +8,7 @@ by the same number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -69,16 +69,40 @@ def all_reduce(x: Tensor, group: dist.ProcessGroup, log: CommunicationLog, name:
         dist.all_reduce(x, group=group)
 
 
+def add_copies(parameter: nn.Parameter, groups: Groups, log: CommunicationLog) -> None:
+    """Give the first and the last pipeline rank, which both hold `parameter`, the sum of their gradients."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    first, last = 0, groups.layout.pipeline - 1
+    name, nbytes, group = "embedding_reduction", parameter.grad.nbytes, groups.pipeline
+    with log.waiting(name, "exposed_communication", sent_bytes=nbytes), collective(name):
+        if groups.pipeline_rank == last:
+            dist.send(parameter.grad, group=group, group_dst=first)
+            dist.recv(parameter.grad, group=group, group_src=first)
+        else:
+            others = torch.empty_like(parameter.grad)
+            dist.recv(others, group=group, group_src=last)
+            parameter.grad += others
+            dist.send(parameter.grad, group=group, group_dst=last)
+
+
 @torch.no_grad()
-def clip_gradients(module: nn.Module, largest_norm: float, groups: Groups, log: CommunicationLog) -> Tensor:
+def clip_gradients(
+    module: nn.Module,
+    largest_norm: float,
+    groups: Groups,
+    log: CommunicationLog,
+    copies: Collection[nn.Parameter] = (),
+) -> Tensor:
     """Scale this rank's gradients so that the norm of the whole model's is at most `largest_norm`.
 
-    Returns the norm before. Call it after `reduce_gradients`; every rank takes part.
+    Returns the norm before, in which `copies` do not count. Call it after `reduce_gradients`; every rank takes part.
     """
+    uncounted = {id(parameter) for parameter in copies}
     sharded = {id(parameter) for parameter in sharded_parameters(module)}
     squares = torch.zeros(2, dtype=torch.float64, device=next(module.parameters()).device)
     for parameter in module.parameters():
-        if parameter.grad is not None:
+        if parameter.grad is not None and id(parameter) not in uncounted:
             squares[int(id(parameter) in sharded)] += parameter.grad.double().square().sum()
     replicated, experts = squares[0:1].clone(), squares[1:2].clone()
     all_reduce(experts, groups.experts_backward, log, "gradient_norm")

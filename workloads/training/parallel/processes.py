@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from tokenstone.errors import InvalidValue, WorkloadFailed
 
@@ -145,14 +147,14 @@ def joined(place: Place, device: torch.device, *, deadline_seconds: float = DEAD
         dist.destroy_process_group()
 
 
-def _store(place: Place, timeout: datetime.timedelta) -> dist.Store:
+def _store(place: Place, timeout: datetime.timedelta) -> Store:
     """Where the ranks of this attempt leave their addresses for each other."""
     if place.rendezvous is None:
-        alone: dist.Store = dist.HashStore()  # type: ignore[attr-defined]
+        alone: Store = HashStore()
         return alone
-    store, _, _ = next(dist.rendezvous(place.rendezvous, place.rank, place.size, timeout=timeout))
+    store, _, _ = next(rendezvous(place.rendezvous, place.rank, place.size, timeout=timeout))
     store.set_timeout(timeout)
-    return dist.PrefixStore(f"attempt-{place.attempt}", store)
+    return PrefixStore(f"attempt-{place.attempt}", store)
 
 
 def _first_line(error: BaseException) -> str:
