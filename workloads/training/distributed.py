@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tokenstone.errors import InvalidValue
 from tokenstone.run import TrainingSpec
-from workloads.device import Device
+from workloads.device import Device, torch_dtype
 from workloads.moe.model import MoeModel
 from workloads.moe.mtp import MultiTokenPrediction
 from workloads.recorder import TorchRecorder
@@ -21,6 +21,7 @@ from workloads.training.parallel.imbalance import divide_waits
 from workloads.training.parallel.layout import Groups, Layout, make_groups
 from workloads.training.parallel.pipeline import Pipeline, PipelinePlan
 from workloads.training.parallel.processes import DEADLINE_SECONDS
+from workloads.training.precision.mixed import compute_in
 from workloads.training.recompute import repeated_flops
 from workloads.training.tally import StepRecord
 from workloads.training.update import (
@@ -61,6 +62,7 @@ class RankTrainer:
             else None
         )
         self.provenance = apply_options(model, spec, device.torch, prediction) | {"layout": _describe(spec)}
+        compute_in(torch_dtype(spec.dtype), device.torch, model, prediction)
         plan = PipelinePlan(
             schedule=spec.layout.schedule,
             micro_batches=spec.layout.micro_batches,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tokenstone.run import TrainingSpec
-from workloads.device import Device
+from workloads.device import Device, torch_dtype
 from workloads.moe.model import MoeModel
 from workloads.moe.mtp import MultiTokenPrediction
 from workloads.moe.router import Router
@@ -14,6 +14,7 @@ from workloads.recorder import TorchRecorder
 from workloads.training.objective import Objective
 from workloads.training.options import apply_options
 from workloads.training.parallel.communication import CommunicationLog, record
+from workloads.training.precision.mixed import compute_in
 from workloads.training.recompute import repeated_flops
 from workloads.training.tally import StepRecord
 from workloads.training.update import (
@@ -39,6 +40,7 @@ class LocalTrainer:
             else None
         )
         self.provenance = apply_options(self.model, spec, device.torch, self.prediction)
+        compute_in(torch_dtype(spec.dtype), device.torch, self.model, self.prediction)
         self._objective = Objective(self.model.head, self.prediction, self.model.embedding)
         self.saved_module = torch.nn.ModuleList([part for part in (self.model, self.prediction) if part is not None])
         self.shard = "all"
