@@ -191,6 +191,7 @@ class Continuation:
             yield
         except TokenstoneError as error:
             if self._saving is not None and error.where != "communication":
+                self.wait()  # what was begun is from before the error
                 kind = "usage" if isinstance(error, UsageError) else "failed"
                 note = {"what": error.what, "where": error.where, "hint": error.hint, "kind": kind}
                 self._write(lambda: self._journal.failed(**note))

@@ -122,11 +122,14 @@ class Journal:
         except FileNotFoundError:
             return past
         for number, line in enumerate(lines, start=1):
-            if line:
-                try:
-                    _read(json.loads(line), past)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise InvalidFile(f"line {number} is not a journal's: {error}", where=str(self.path)) from error
+            try:
+                content = json.loads(line)
+            except ValueError:  # an empty one, or one that death cut off and the next process ended
+                continue
+            try:
+                _read(content, past)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InvalidFile(f"line {number} is not a journal's: {error}", where=str(self.path)) from error
         return past
 
     def began(self, began: Began) -> None:
