@@ -60,6 +60,13 @@ class Combine(StrEnum):
     BF16 = "bf16"
 
 
+class DataParallel(StrEnum):
+    """How ranks with the same layers keep them equal."""
+
+    DDP = "ddp"
+    FSDP = "fsdp"
+
+
 def command(
     preset: options.Preset = "cpu-small",
     nproc: Annotated[int, typer.Option("--nproc", min=1, max=1024, help="Processes on this node, one a device.")] = 1,
@@ -91,6 +98,15 @@ def command(
     prediction_depths: Annotated[
         int, typer.Option("--prediction-depths", min=0, max=8, help="Depths of multi-token prediction.")
     ] = 0,
+    data_parallel: Annotated[
+        DataParallel, typer.Option("--data-parallel", help="Average gradients (ddp), or shard weights (fsdp).")
+    ] = DataParallel.DDP,
+    redundant_experts: Annotated[
+        int, typer.Option("--redundant-experts", min=0, help="Copies of heavy experts in each layer, over all ranks.")
+    ] = 0,
+    redundant_experts_interval: Annotated[
+        int, typer.Option("--redundant-experts-interval", min=1, help="Steps after which copies are placed anew.")
+    ] = 10,
     latency: Annotated[
         float,
         typer.Option(
@@ -128,7 +144,8 @@ def command(
         micro_batches=micro_batches, overlap=overlap, linear_precision=linear.value, dispatch_precision=dispatch.value,
         combine_precision=combine.value, recompute=recompute.value, balancing=balancing.value,
         balance_alpha=balance_alpha, bias_update_rate=bias_update_rate, prediction_depths=prediction_depths,
-        simulated_latency_seconds=latency, steps=steps, seed=seed, text=text,
+        data_parallel=data_parallel.value, redundant_experts=redundant_experts,
+        redundant_experts_interval=redundant_experts_interval, simulated_latency_seconds=latency, steps=steps, seed=seed, text=text,
     )  # fmt: skip
     needed = demands(spec)
     check_memory(needed, hardware)

@@ -25,6 +25,7 @@ def make_spec(
     schedule: str,
     micro_batches: int | None,
     overlap: bool,
+    data_parallel: str = "ddp",
     steps: int | None,
     seed: int | None,
     bias_update_rate: float | None,
@@ -48,6 +49,7 @@ def make_spec(
             "schedule": schedule,
             "micro_batches": micro_batches or (2 * pipeline if pipeline > 1 else 1),
             "overlap": overlap,
+            "data_parallel": data_parallel,
         }
     )
     given: dict[str, Any] = {"layout": layout, **switches}
@@ -95,6 +97,16 @@ def check_layout(spec: TrainingSpec) -> None:
         raise InvalidValue(
             f"DualPipeV needs {2 * layout.pipeline} micro-batches or more, twice its pipeline ranks",
             where="--micro-batches", hint=f"give --micro-batches {2 * layout.pipeline}",
+        )  # fmt: skip
+    if layout.data_parallel == "fsdp" and (layout.pipeline > 1 or layout.micro_batches > 1):
+        raise InvalidValue(
+            f"fsdp with {layout.pipeline} pipeline ranks and {layout.micro_batches} micro-batches",
+            where="--data-parallel", hint="use ddp, or one pipeline rank and one micro-batch",
+        )  # fmt: skip
+    if spec.redundant_experts and (layout.experts == 1 or spec.redundant_experts % layout.experts):
+        raise InvalidValue(
+            f"{spec.redundant_experts} redundant experts on {layout.experts} ranks that share the experts",
+            where="--redundant-experts", hint="give a multiple of --experts, which is 2 or more",
         )  # fmt: skip
     if spec.balancing in {"sequence", "auxiliary"} and not spec.balance_alpha:
         raise InvalidValue(

@@ -13,6 +13,7 @@ from workloads.moe.router import Router
 from workloads.recorder import TorchRecorder
 from workloads.training.objective import Objective
 from workloads.training.options import apply_options
+from workloads.training.parallel.data_parallel import scale_down
 from workloads.training.update import LARGEST_GRADIENT_NORM, Gathered, make_optimizer, set_learning_rate, update_biases
 
 
@@ -39,7 +40,8 @@ class LocalTrainer:
         set_learning_rate(self.optimizer, self.spec, step)
         self.optimizer.zero_grad()
         self._objective(self.model.hidden(inputs_BT), targets_BT).backward()
-        torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT_NORM)
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        scale_down(gradients, torch.nn.utils.get_total_norm(gradients), LARGEST_GRADIENT_NORM)
         load = torch.stack([router.take_load() for router in self._routers()])
         update_biases(self._routers(), load, self.spec.bias_update_rate)
         self.optimizer.step()
