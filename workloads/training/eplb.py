@@ -17,6 +17,7 @@ Shape suffixes: E experts, P physical slots, R most replicas of one expert, L to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ def add_replicas(load_E: Tensor, redundant: int, devices: int) -> Placement:
     holders = [{expert // owned} for expert in range(len(load))]
 
     def work(device: int) -> float:
-        return sum(load[e] / len(holders[e]) for e in range(len(load)) if device in holders[e])
+        return math.fsum(load[e] / len(holders[e]) for e in range(len(load)) if device in holders[e])
 
     def free(expert: int) -> list[int]:
         return [d for d in range(devices) if d not in holders[expert] and held(d) - owned < room]

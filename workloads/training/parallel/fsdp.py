@@ -21,6 +21,7 @@ from tokenstone.errors import InvalidValue
 from workloads.training.parallel.communication import CommunicationLog, collective
 from workloads.training.parallel.expert_parallel import ShardedExperts
 from workloads.training.parallel.layout import Groups, Layout
+from workloads.training.parallel.torch_private import AllGather, ReduceScatter
 
 
 def check_fsdp(layout: Layout, micro_batches: int) -> None:
@@ -51,10 +52,10 @@ def shard_weights(
     for block in blocks:
         fully_shard(block, mesh=data, ignored_params=whole)
     fully_shard(stage, mesh=data, ignored_params=whole)
-    for part in stage.modules():
-        if isinstance(part, FSDPModule):
-            part.set_custom_all_gather(_AllGather(log))
-            part.set_custom_reduce_scatter(_ReduceScatter(log))
+    for sharded in stage.modules():
+        if isinstance(sharded, FSDPModule):
+            sharded.set_custom_all_gather(_AllGather(log))
+            sharded.set_custom_reduce_scatter(_ReduceScatter(log))
 
 
 class _Measured:
@@ -72,15 +73,16 @@ class _Measured:
         return self._log.waiting(name, "exposed_communication", sent_bytes=sent_bytes)
 
 
-class _AllGather(_Measured):
+class _AllGather(_Measured, AllGather):
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
         with self._waiting("weight_gathering", output_tensor, group), collective("weight_gathering"):
-            return dist.all_gather_single(output_tensor, input_tensor, group=group, async_op=async_op)
+            work: dist.Work | None = dist.all_gather_single(output_tensor, input_tensor, group=group, async_op=async_op)
+            return work
 
 
-class _ReduceScatter(_Measured):
+class _ReduceScatter(_Measured, ReduceScatter):
     def __call__(
         self,
         output_tensor: Tensor,
@@ -90,7 +92,10 @@ class _ReduceScatter(_Measured):
         async_op: bool = False,
     ) -> dist.Work | None:
         with self._waiting("gradient_reduction", input_tensor, group), collective("gradient_reduction"):
-            return dist.reduce_scatter_single(output_tensor, input_tensor, group=group, op=op, async_op=async_op)
+            work: dist.Work | None = dist.reduce_scatter_single(
+                output_tensor, input_tensor, group=group, op=op, async_op=async_op
+            )
+            return work
 
 
 def _mesh(group: dist.ProcessGroup, device: torch.device) -> DeviceMesh:

@@ -104,7 +104,9 @@ class Pipeline:
         self._objective = stages[-1].objective
         self._copies: list[nn.Parameter] = []  # of the embedding, if another rank holds it as well
         if prediction is not None and self.has_first != self.has_last:
-            self._copies = [stage.embedding.weight for stage in stages if stage.embedding is not None]
+            self._copies = [
+                nn.Module.get_parameter(stage, "embedding.weight") for stage in stages if stage.embedding is not None
+            ]
         self.schedule = make_schedule(
             plan.schedule,
             [
