@@ -67,6 +67,13 @@ class Combine(StrEnum):
     BF16 = "bf16"
 
 
+class DataParallel(StrEnum):
+    """How ranks with the same layers keep them equal."""
+
+    DDP = "ddp"
+    FSDP = "fsdp"
+
+
 Preset = Annotated[
     str,
     typer.Option(
@@ -111,6 +118,20 @@ def command(
     ] = None,
     prediction_depths: Annotated[
         int | None, typer.Option("--prediction-depths", min=0, max=8, help="Depths of multi-token prediction.")
+    ] = None,
+    data_parallel: Annotated[
+        DataParallel | None,
+        typer.Option(
+            "--data-parallel", help="Average gradients (ddp), or shard weights (fsdp). [default: the preset's]"
+        ),
+    ] = None,
+    redundant_experts: Annotated[
+        int | None,
+        typer.Option("--redundant-experts", min=0, help="Copies of heavy experts in each layer, over all ranks."),
+    ] = None,
+    redundant_experts_interval: Annotated[
+        int | None,
+        typer.Option("--redundant-experts-interval", min=1, help="Steps after which copies are placed anew."),
     ] = None,
     latency: Annotated[
         float | None,
@@ -166,10 +187,12 @@ def command(
     spec = make_spec(
         preset=preset, nproc=nproc, pipeline=pipeline, experts=experts, schedule=schedule and schedule.value,
         micro_batches=micro_batches, overlap=overlap, dtype=dtype and dtype.value,
-        linear_precision=linear and linear.value, dispatch_precision=dispatch and dispatch.value, combine_precision=combine and combine.value,
-        recompute=recompute and recompute.value, balancing=balancing and balancing.value,
+        linear_precision=linear and linear.value, dispatch_precision=dispatch and dispatch.value,
+        combine_precision=combine and combine.value, recompute=recompute and recompute.value, balancing=balancing and balancing.value,
         balance_alpha=balance_alpha, bias_update_rate=bias_update_rate, prediction_depths=prediction_depths,
-        simulated_latency_seconds=latency, steps=steps, seed=seed, text=text,
+        data_parallel=data_parallel and data_parallel.value, redundant_experts=redundant_experts,
+        redundant_experts_interval=redundant_experts_interval, simulated_latency_seconds=latency,
+        steps=steps, seed=seed, text=text,
     )  # fmt: skip
     needed = demands(spec)
     refusal = too_large(needed, hardware)

@@ -21,6 +21,7 @@ def make_spec(
     schedule: str | None = None,
     micro_batches: int | None = None,
     overlap: bool = True,
+    data_parallel: str | None = None,
     text: Path | None = None,
     **switches: Any,
 ) -> TrainingSpec:
@@ -30,6 +31,7 @@ def make_spec(
     """
     base = training_spec(preset)
     layout = _layout(base.layout, nproc, pipeline, experts, schedule, micro_batches, overlap=overlap)
+    layout = layout.model_copy(update={"data_parallel": data_parallel or base.layout.data_parallel})
     given = {name: value for name, value in switches.items() if value is not None}
     if text is not None:
         if not text.is_file():
@@ -105,6 +107,16 @@ def check_layout(spec: TrainingSpec) -> None:
         raise InvalidValue(
             f"DualPipeV needs {2 * layout.pipeline} micro-batches or more, twice its pipeline ranks",
             where="--micro-batches", hint=f"give --micro-batches {2 * layout.pipeline}",
+        )  # fmt: skip
+    if layout.data_parallel == "fsdp" and (layout.pipeline > 1 or layout.micro_batches > 1):
+        raise InvalidValue(
+            f"fsdp with {layout.pipeline} pipeline ranks and {layout.micro_batches} micro-batches",
+            where="--data-parallel", hint="use ddp, or one pipeline rank and one micro-batch",
+        )  # fmt: skip
+    if spec.redundant_experts and (layout.experts == 1 or spec.redundant_experts % layout.experts):
+        raise InvalidValue(
+            f"{spec.redundant_experts} redundant experts on {layout.experts} ranks that share the experts",
+            where="--redundant-experts", hint="give a multiple of --experts, which is 2 or more",
         )  # fmt: skip
     if spec.balancing in {"sequence", "auxiliary"} and not spec.balance_alpha:
         raise InvalidValue(

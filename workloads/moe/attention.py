@@ -67,7 +67,8 @@ class _Rotate(torch.autograd.Function):
 
 def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """As products of complex numbers: one pass over the rows, where halves with strides take six."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    real = x.to(torch.promote_types(x.dtype, cosine.dtype))  # there are no complex numbers of 16 bits
+    pairs = torch.view_as_complex(real.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * torch.complex(cosine, sine)).flatten(-2).to(x.dtype)
 
 

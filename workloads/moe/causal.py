@@ -30,7 +30,8 @@ def causal_attention(q_BHTX: Tensor, k_BHTX: Tensor, v_BHTV: Tensor, scale: floa
     if q_BHTX.device.type == "cpu" and q_BHTX.shape[2] <= LONGEST:
         q_NTX, k_NTX, v_NTV = (x.flatten(0, 1).contiguous() for x in (q_BHTX, k_BHTX, v_BHTV))
         o_NTV: Tensor = attend_in_blocks(q_NTX, k_NTX, v_NTV, scale)[0]
-        return o_NTV.unflatten(0, q_BHTX.shape[:2])
+        o_BHTV: Tensor = o_NTV.unflatten(0, q_BHTX.shape[:2])
+        return o_BHTV
     # torch's fused kernels want values as wide as keys; the zeros are cut off again.
     width = v_BHTV.shape[-1]
     v_BHTX = F.pad(v_BHTV, (0, max(0, q_BHTX.shape[-1] - width)))

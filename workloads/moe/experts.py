@@ -76,8 +76,12 @@ class RoutedExperts(nn.Module):
         return combine_rows(y_PD, routing.weights_LK, token_P, pairs_LK)
 
     def _apply_experts(self, x_PD: Tensor, load_E: Tensor) -> Tensor:
-        multiply = self.multiply or choose_multiply(x_PD, self.gate_up_EDF)
-        return multiply(swiglu(multiply(x_PD, self.gate_up_EDF, load_E)), self.down_EFD, load_E)
+        gate_up_EDF, down_EFD = self._weights()
+        multiply = self.multiply or choose_multiply(x_PD, gate_up_EDF)
+        return multiply(swiglu(multiply(x_PD, gate_up_EDF, load_E)), down_EFD, load_E)
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        return self.gate_up_EDF, self.down_EFD
 
 
 class MixtureOfExperts(nn.Module):

@@ -24,7 +24,8 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it. Accelerators have a kernel for it; on the CPU torch composes it of six operations."""
         if x.device.type != "cpu":
-            return super().forward(x)
+            normed: Tensor = super().forward(x)
+            return normed
         y: Tensor = _RmsNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
         return y
 

@@ -17,10 +17,12 @@ from workloads.training.gather import gathered
 from workloads.training.options import apply_options
 from workloads.training.parallel.communication import CommunicationLog, record
 from workloads.training.parallel.data_parallel import all_reduce, routers, take_load
+from workloads.training.parallel.fsdp import whole
 from workloads.training.parallel.imbalance import divide_waits
 from workloads.training.parallel.layout import Groups, Layout, make_groups
 from workloads.training.parallel.pipeline import Pipeline, PipelinePlan
 from workloads.training.parallel.processes import DEADLINE_SECONDS
+from workloads.training.parallel.redundant_experts import place_by_load
 from workloads.training.precision.mixed import compute_in
 from workloads.training.recompute import repeated_flops
 from workloads.training.tally import StepRecord
@@ -54,6 +56,7 @@ class RankTrainer:
         self._sequences = spec.batch_sequences // layout.data
         self._log = CommunicationLog.of(recorder)
         self._gradient_norm = torch.tensor(0.0)
+        self._load: Tensor = torch.zeros((), dtype=torch.int64, device=device.torch)
         model = MoeModel(spec.model, seed=spec.seed)
         self.parameter_count = model.parameter_count()
         prediction = (
@@ -69,6 +72,8 @@ class RankTrainer:
             batch_sequences=self._sequences,
             sequence_length=spec.sequence_length,
             overlap=spec.layout.overlap,
+            fsdp=spec.layout.data_parallel == "fsdp",
+            redundant_experts=spec.redundant_experts,
         )
         exchange = make_exchange(spec, self._groups, self._log) if layout.experts > 1 else None
         self.pipeline = Pipeline(
@@ -90,8 +95,18 @@ class RankTrainer:
             load = take_load(self.pipeline.stages, self._groups, self._log)
             update_biases(routers(self.pipeline.stages), load, self.spec.bias_update_rate)
             self.optimizer.step()
+            self._place_experts(step, load)
             mean = self._mean_loss(loss)
         return mean, load
+
+    def _place_experts(self, step: int, load: Tensor) -> None:
+        """Every so many steps, place redundant experts for the load since the last time; after the first step, too."""
+        if not self.spec.redundant_experts:
+            return
+        self._load = self._load + load
+        if step % self.spec.redundant_experts_interval == 0:
+            place_by_load(self.pipeline.stages, self._load)
+            self._load = torch.zeros_like(load)
 
     def recorded_step(self, recorder: TorchRecorder, step: int, inputs_BT: Tensor, targets_BT: Tensor) -> StepRecord:
         """A step whose work and waits are recorded."""
@@ -130,12 +145,15 @@ class RankTrainer:
 
     def whole_model(self) -> MoeModel | None:
         """On rank 0: the trained model, put together from all ranks' parts."""
+        stages = [
+            {name: whole(tensor) for name, tensor in stage.state_dict().items()} for stage in self.pipeline.stages
+        ]
         weights: dict[str, Tensor] = {}
         if self._groups.data_rank < self._groups.layout.experts:  # the first replica has all there is
-            for stage in self.pipeline.stages:
+            for stage in stages:
                 weights |= {
                     name: tensor.cpu()
-                    for name, tensor in stage.state_dict().items()
+                    for name, tensor in stage.items()
                     if not name.startswith("prediction.")  # helps training; the trained model does without it
                 }
         received = gathered((self._groups.expert_rank, weights))
@@ -145,14 +163,14 @@ class RankTrainer:
         for expert_rank, tensors in received:
             for name, tensor in tensors.items():
                 parts.setdefault(name, {})[expert_rank] = tensor
-        whole = MoeModel(self.spec.model)
-        whole.load_state_dict(
+        model = MoeModel(self.spec.model)
+        model.load_state_dict(
             {
                 name: torch.cat([shards[rank] for rank in sorted(shards)]) if name.endswith(_SHARDED) else shards[0]
                 for name, shards in parts.items()
             }
         )
-        return whole
+        return model
 
     def close(self) -> None:
         """End the pipeline's threads."""
@@ -164,6 +182,7 @@ def _describe(spec: TrainingSpec) -> str:
     overlap = ", overlapped" if layout.overlap and layout.schedule == "DualPipeV" else ""
     return (
         f"pipeline {layout.pipeline} x replicas {layout.replicas} x experts {layout.experts}, {layout.schedule}"
-        f"{overlap}, {layout.micro_batches} micro-batches, dispatch {spec.dispatch_precision}, combine "
+        f"{overlap}, {layout.micro_batches} micro-batches, {layout.data_parallel}, {spec.redundant_experts} redundant "
+        f"experts, dispatch {spec.dispatch_precision}, combine "
         f"{spec.combine_precision}, simulated latency {spec.simulated_latency_seconds:g} s"
     )

@@ -14,6 +14,7 @@ from workloads.recorder import TorchRecorder
 from workloads.training.objective import Objective
 from workloads.training.options import apply_options
 from workloads.training.parallel.communication import CommunicationLog, record
+from workloads.training.parallel.data_parallel import scale_down
 from workloads.training.precision.mixed import compute_in
 from workloads.training.recompute import repeated_flops
 from workloads.training.tally import StepRecord
@@ -57,7 +58,9 @@ class LocalTrainer:
             self.optimizer.zero_grad()
             loss.backward()
         with self._log.computing("update"):
-            self._gradient_norm = torch.nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT_NORM)
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+            scale_down(gradients, self._gradient_norm, LARGEST_GRADIENT_NORM)
             load = torch.stack([router.take_load() for router in self._routers()])
             update_biases(self._routers(), load, self.spec.bias_update_rate)
             self.optimizer.step()

@@ -32,7 +32,7 @@ def apply_options(
         if spec.linear_precision == "fp8":
             convert_to_fp8(prediction.to(device))
         for depth in prediction.depths:
-            depth.block = recomputing_block(depth.block, Recompute(spec.recompute))
+            depth.block = recomputing_block(depth.get_submodule("block"), Recompute(spec.recompute))
     return provenance
 
 

@@ -13,10 +13,12 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from workloads.moe.router import Router
 from workloads.training.parallel.communication import CommunicationLog, collective
 from workloads.training.parallel.expert_parallel import sharded_parameters
+from workloads.training.parallel.fsdp import local
 from workloads.training.parallel.layout import Groups
 
 BUCKET_BYTES = 25 * 2**20
@@ -29,7 +31,7 @@ def reduce_gradients(module: nn.Module, groups: Groups, log: CommunicationLog) -
     identities = {id(parameter) for parameter in sharded}
     replicated = [parameter for parameter in module.parameters() if id(parameter) not in identities]
     for parameters, group in ((replicated, groups.data), (sharded, groups.expert_replicas)):
-        for bucket in _buckets(parameters):
+        for bucket in _buckets([p for p in parameters if not isinstance(p, DTensor)]):  # fsdp has reduced those
             _reduce_bucket(bucket, group, groups.layout.data, log)
 
 
@@ -55,9 +57,8 @@ def _reduce_bucket(gradients: list[Tensor], group: dist.ProcessGroup, divisor: i
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     all_reduce(flat, group, log, "gradient_reduction")
-    flat.div_(divisor)
-    for gradient, reduced in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(reduced.view_as(gradient))
+    reduced = flat.div_(divisor).split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(like) for part, like in zip(reduced, gradients, strict=True)])
 
 
 def all_reduce(x: Tensor, group: dist.ProcessGroup, log: CommunicationLog, name: str) -> None:
@@ -103,17 +104,25 @@ def clip_gradients(
     squares = torch.zeros(2, dtype=torch.float64, device=next(module.parameters()).device)
     for parameter in module.parameters():
         if parameter.grad is not None and id(parameter) not in uncounted:
-            squares[int(id(parameter) in sharded)] += parameter.grad.double().square().sum()
-    replicated, experts = squares[0:1].clone(), squares[1:2].clone()
-    all_reduce(experts, groups.experts_backward, log, "gradient_norm")
-    total = replicated + experts
+            norm = torch.linalg.vector_norm(local(parameter.grad)).double()
+            held_in_parts = id(parameter) in sharded or isinstance(parameter, DTensor)
+            squares[int(held_in_parts)] += norm.square()
+    replicated, parts = squares[0:1].clone(), squares[1:2].clone()
+    fsdp = any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    all_reduce(parts, groups.data if fsdp else groups.experts_backward, log, "gradient_norm")
+    total = replicated + parts
     all_reduce(total, groups.pipeline, log, "gradient_norm")
     norm = total.sqrt()[0]
-    scale = torch.clamp(largest_norm / (norm + 1e-6), max=1.0)
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            parameter.grad.mul_(scale.to(parameter.grad.dtype))
+    scale_down([local(p.grad) for p in module.parameters() if p.grad is not None], norm, largest_norm)
     return norm
+
+
+def scale_down(gradients: list[Tensor], norm: Tensor, largest_norm: float) -> None:
+    """Multiply so that `norm` becomes `largest_norm`, if it is larger."""
+    if norm.device.type == "cpu" and norm <= largest_norm:
+        return  # saves a pass over all gradients; an accelerator would have to be waited for to know
+    scale = torch.clamp(largest_norm / (norm + 1e-6), max=1.0)
+    torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
 
 
 def take_load(module: nn.Module, groups: Groups, log: CommunicationLog) -> Tensor:

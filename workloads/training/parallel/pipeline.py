@@ -25,9 +25,11 @@ from workloads.training.parallel.actions import Actions
 from workloads.training.parallel.communication import CommunicationLog, not_completed
 from workloads.training.parallel.data_parallel import add_copies, clip_gradients, reduce_gradients
 from workloads.training.parallel.dualpipev import OverlappedActions, require_two_groups
-from workloads.training.parallel.exchange import AllToAll, Exchange
+from workloads.training.parallel.exchange import AllToAll
 from workloads.training.parallel.expert_parallel import shard_experts
+from workloads.training.parallel.fsdp import check_fsdp, shard_weights
 from workloads.training.parallel.layout import Groups
+from workloads.training.parallel.redundant_experts import replicate_experts
 from workloads.training.parallel.schedules import check_schedule, make_schedule, schedule_kind
 from workloads.training.parallel.stages import cut, pipeline_stage
 
@@ -42,6 +44,10 @@ class PipelinePlan:
     sequence_length: int
     overlap: bool = True
     """Whether the pairs of DualPipeV run at the same time. Other schedules have no pairs."""
+    fsdp: bool = False
+    """Whether weights are sharded over the data-parallel ranks, rather than gradients averaged."""
+    redundant_experts: int = 0
+    """Copies of experts in each layer, over all ranks of an expert-parallel group."""
 
 
 class Pipeline:
@@ -58,7 +64,7 @@ class Pipeline:
         plan: PipelinePlan,
         log: CommunicationLog,
         *,
-        exchange: Exchange | None = None,
+        exchange: AllToAll | None = None,
         prediction: MultiTokenPrediction | None = None,
     ) -> None:
         layout = groups.layout
@@ -68,10 +74,20 @@ class Pipeline:
         )  # fmt: skip
         if plan.overlap and plan.schedule == "DualPipeV":
             require_two_groups(groups)
+        if plan.fsdp:
+            check_fsdp(layout, plan.micro_batches)
+        if plan.redundant_experts and layout.experts == 1:
+            raise InvalidValue(
+                f"{plan.redundant_experts} redundant experts, but one rank holds all", where="redundant_experts",
+                hint="share the experts among 2 or more ranks (--experts)",
+            )  # fmt: skip
         if layout.experts > 1:
             exchange = exchange or AllToAll(groups.experts_forward, groups.experts_backward, log)
             for part in (model, prediction) if prediction is not None else (model,):
-                shard_experts(part, exchange, groups.experts_forward)
+                if plan.redundant_experts:
+                    replicate_experts(part, exchange, groups.experts_forward, plan.redundant_experts)
+                else:
+                    shard_experts(part, exchange, groups.experts_forward)
         kind = schedule_kind(plan.schedule)
         count = layout.pipeline * kind.stages_per_rank
         indices = kind.stages_of(groups.pipeline_rank, layout.pipeline)
@@ -81,11 +97,16 @@ class Pipeline:
             cut(model, index, count, prediction=prediction, shares_embedding=self.has_first).to(device)
             for index in indices
         ]
+        if plan.fsdp:
+            for stage in stages:
+                shard_weights(stage, stage.parts(), groups, device, log)
         self.stages = nn.ModuleList(stages)
         self._objective = stages[-1].objective
         self._copies: list[nn.Parameter] = []  # of the embedding, if another rank holds it as well
         if prediction is not None and self.has_first != self.has_last:
-            self._copies = [stage.embedding.weight for stage in stages if stage.embedding is not None]
+            self._copies = [
+                nn.Module.get_parameter(stage, "embedding.weight") for stage in stages if stage.embedding is not None
+            ]
         self.schedule = make_schedule(
             plan.schedule,
             [
@@ -116,6 +137,23 @@ class Pipeline:
                 f"a batch of {tuple(ids_BT.shape)} with targets {tuple(targets_BT.shape)}", where="pipeline",
                 hint=f"it was planned for {wanted}",
             )  # fmt: skip
+        if self.plan.fsdp:
+            self._step_alone(ids_BT, targets_BT)
+        else:
+            self._step_by_schedule(ids_BT, targets_BT)
+        for weight in self._copies:
+            add_copies(weight, self.groups, self.log)
+        reduce_gradients(self.stages, self.groups, self.log)
+        return self._objective.take_loss() if self._objective is not None else None
+
+    def _step_alone(self, ids_BT: Tensor, targets_BT: Tensor) -> None:
+        """One stage and one micro-batch: there is nothing to schedule."""
+        (stage,) = self.stages
+        assert self._objective is not None
+        with self.log.computing():
+            self._objective(stage(ids_BT), targets_BT).backward()
+
+    def _step_by_schedule(self, ids_BT: Tensor, targets_BT: Tensor) -> None:
         own: TokenstoneError | None = None
         try:
             self.schedule.step(
@@ -129,10 +167,6 @@ class Pipeline:
                 raise
         if own is not None:
             raise own
-        for weight in self._copies:
-            add_copies(weight, self.groups, self.log)
-        reduce_gradients(self.stages, self.groups, self.log)
-        return self._objective.take_loss() if self._objective is not None else None
 
     def clip_gradients(self, largest_norm: float) -> Tensor:
         """Scale the gradients as `data_parallel.clip_gradients` does; what two stages hold counts once."""

@@ -64,6 +64,10 @@ class Stage(nn.Module):
             x = self.norm(x)
         return x
 
+    def parts(self) -> list[nn.Module]:
+        """The modules that are called one after the other: layers, and depths of multi-token prediction."""
+        return [*self.blocks.values(), *(self.prediction.depths if self.prediction is not None else [])]
+
 
 def layers_of_stages(layers: int, stages: int) -> list[range]:
     """Share out the layers as evenly as they go; the first stages get one more, since the last has the head.
