@@ -77,7 +77,10 @@ def demands(spec: TrainingSpec) -> Demands:
     homeward = {"bf16": 2 * model.dim, "dtype": size * model.dim}
     exchange = 2 * rows * (outward[spec.dispatch_precision] + homeward[spec.combine_precision])
     boundaries = 0 if layout.pipeline == 1 else (1 if layout.schedule == "1F1B" else 2)
-    state = (replicated + sharded) * STATE_BYTES
+    held = float(replicated + sharded)
+    if layout.data_parallel == "fsdp":  # of the gathered weights, a block at a time is left out
+        held = replicated / data + sharded / layout.replicas
+    state = held * STATE_BYTES
     activations = _activation_bytes(spec, layers) * tokens / layout.micro_batches * _in_flight(spec)
     if spec.recompute != "none":  # one layer's at a time come back whole
         plain = spec.model_copy(update={"recompute": "none"})
