@@ -162,6 +162,12 @@ def command(
         int, typer.Option("--profile-steps", min=0, help="Steps to trace with torch's profiler, into the data folder.")
     ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take, and start nothing.")] = False,
+    write_spec: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-spec", metavar="FILE", help="Write the spec for a launcher on many nodes; start nothing."
+        ),
+    ] = None,
     data: options.Data = Path("tokenstone-data"),
     report: options.Report = None,
     price_per_device_hour: options.PricePerDeviceHour = None,
@@ -194,6 +200,10 @@ def command(
         redundant_experts_interval=redundant_experts_interval, simulated_latency_seconds=latency,
         steps=steps, seed=seed, text=text,
     )  # fmt: skip
+    if write_spec is not None:
+        from cli.files import write_whole  # noqa: PLC0415
+
+        return write_whole(write_spec, spec.model_dump_json())
     needed = demands(spec)
     refusal = too_large(needed, hardware)
     if dry_run:

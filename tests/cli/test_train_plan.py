@@ -10,6 +10,7 @@ from cli.launch import Launch, require_no_launcher
 from cli.train_demands import demands
 from cli.train_plan import make_spec
 from tokenstone.errors import InvalidValue, UsageError
+from tokenstone.run import TrainingSpec
 from workloads.moe.model import MoeModel
 from workloads.presets import TRAINING
 from workloads.training.parallel.schedules import schedule_kind
@@ -174,3 +175,12 @@ def test_started_by_a_launcher_the_command_says_what_to_start_instead(environmen
     assert "workloads.main" in refusal.value.hint
     require_no_launcher({"RANK": "0", "WORLD_SIZE": "1"})
     require_no_launcher({})
+
+
+def test_a_launcher_on_many_nodes_gets_its_spec_as_a_file(tokenstone, tmp_path):
+    path = tmp_path / "spec.json"
+    assert tokenstone("train", "--preset", "deepseek-v3", "--write-spec", str(path)) == (0, "", "")
+    assert TrainingSpec.model_validate_json(path.read_bytes()) == TRAINING["deepseek-v3"]
+    code, _, err = tokenstone("train", "--write-spec", str(tmp_path / "nowhere" / "spec.json"))
+    assert code == 1
+    assert "nowhere" in err
