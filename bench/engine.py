@@ -46,6 +46,7 @@ from workloads.moe.model import MoeModel
 from workloads.presets import training_spec
 from workloads.probes.gemm import gemm_rate
 from workloads.probes.memory import memory_rate
+from workloads.recorder import TorchRecorder
 from workloads.text import STANDARD_LIBRARY, encode, load_corpus, random_windows, train_tokenizer
 from workloads.training.local import LocalTrainer
 from workloads.training.parallel.processes import Place, joined
@@ -231,7 +232,7 @@ def speculation(device: Device, rounds: int, steps: int = 150) -> dict[str, Any]
     corpus = load_corpus(STANDARD_LIBRARY)
     tokenizer = train_tokenizer(corpus, spec.model.vocabulary)
     tokens = encode(corpus, tokenizer)
-    trainer = LocalTrainer(spec, device)
+    trainer = LocalTrainer(spec, device, TorchRecorder(device))
     windows = random_windows(tokens, steps * spec.batch_sequences, spec.sequence_length + 1, seed=1)
     for step, batch in enumerate(windows.split(spec.batch_sequences)):
         loss, _ = trainer.step(step, batch[:, :-1].contiguous(), batch[:, 1:].contiguous())
