@@ -63,7 +63,7 @@ def command(
             ranks: session.probe(specs[0].dtype, ranks=ranks) for ranks in sorted({s.layout.ranks for s in specs})
         }
         return [
-            session.run("train", spec, probes[spec.layout.ranks], title=run.title, checkpoint=site.checkpoint)
+            session.run("train", spec, probes[spec.layout.ranks], title=run.title)
             for run, spec in zip(planned, specs, strict=True)
         ]
 

@@ -49,7 +49,7 @@ def command(
     def work(session: Session) -> list[str]:
         probe = session.probe(training.dtype)
         return [
-            session.run("train", training, probe, checkpoint=site.checkpoint),
+            session.run("train", training, probe),
             session.run("infer", inference, probe, checkpoint=site.checkpoint),
         ]
 

@@ -16,10 +16,14 @@ from cli import (
     bench,
     calc,
     catalogue,
+    db,
     doctor,
+    fleet,
     infer,
+    key,
     probe,
     project,
+    record,
     serve,
     serve_model,
     trace,
@@ -45,11 +49,15 @@ app.command("serve-model")(serve_model.command)
 app.command("ablate")(ablate.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)
+app.command("record")(record.command)
 app.command("probe")(probe.command)
 app.command("trace")(trace.command)
 app.command("project")(project.command)
 app.command("doctor")(doctor.command)
+app.add_typer(key.app, name="key")
+app.command("fleet")(fleet.command)
 app.add_typer(calc.app, name="calc")
+app.add_typer(db.app, name="db")
 app.command("hardware")(catalogue.hardware_command)
 app.command("metrics")(catalogue.metrics_command)
 

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from cli.files import write_whole
 from cli.guards import interrupted_by_signals, only_one
+from cli.launch import Launch
 from cli.processes import Child
 from cli.progress import Stages
 from cli.workload import run_workload
@@ -91,6 +92,7 @@ class Session:
         checkpoint: Path | None = None,
         arguments: Sequence[str] = (),
         devices: list[RunDevice] | None = None,
+        launch: Launch = Launch(),  # noqa: B008  frozen
     ) -> str:
         """Run one workload as a run of the service, on as many processes as its layout has ranks; return its id.
 
@@ -104,6 +106,9 @@ class Session:
         write_whole(spec_path, spec.model_dump_json())
         ranks = spec.layout.ranks if isinstance(spec, TrainingSpec) else 1
         told = ["--spec", str(spec_path), *self._threads(ranks), *arguments]
+        if command == "train":
+            checkpoint = site.checkpoint
+            told += ["--cache", str(site.data / "cache"), *launch.arguments]
         told += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
         if devices is None:
             assert probe is not None  # noqa: S101  what runs here has been probed
@@ -111,7 +116,10 @@ class Session:
         create = RunCreate(run_id=run_id, cluster=site.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS)
         with _open_run(self._client, create) as alive, self._stages.stage(title or command, spec.preset) as stage:
             out = site.data / f"{command}-facts.json"
-            result = run_workload(command, told, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks)
+            result = run_workload(
+                command, told, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks,
+                max_restarts=launch.max_restarts,
+            )  # fmt: skip
             measured = {} if probe is None else {"probe": probe.model_dump()}
             facts: Any = TypeAdapter(Facts).validate_python(result | measured)
             self._client.put_facts(run_id, facts)

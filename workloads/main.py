@@ -31,7 +31,8 @@ from workloads.files import require_writable, whole_file
 from workloads.progress import JsonLines, Silent
 
 _COMMANDS = {"training": {"probe", "train"}, "inference": {"probe", "infer", "serve"}}
-
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""How often torchrun has restarted the processes."""
 
 API_KEY_VARIABLE = "TOKENSTONE_ENDPOINT_API_KEY"
 """The key of an endpoint comes from the environment only: command lines are for all to see."""
@@ -72,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--record", type=Path, required=True, help="where the iterations are written at the end"
             )
             command.add_argument("--tokenizer", type=Path, required=True, help="where the tokenizer is written at once")
+        if name == "train":
+            _add_training_options(command)
     return parser
 
 
@@ -83,6 +86,18 @@ def _add_target(command: argparse.ArgumentParser) -> None:
     command.add_argument("--trace", type=Path, help="requests to replay, JSONL")
     command.add_argument("--request-timeout", type=float, default=120.0, help="seconds a request may take")
     command.add_argument("--max-seconds", type=float, default=3600.0, help="seconds after which the load is ended")
+
+
+def _add_training_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--checkpoint-folder", type=Path, help="where the training's state is saved as it goes on")
+    command.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="steps between checkpoints")
+    command.add_argument("--resume", action="store_true", help="go on with the training in --checkpoint-folder")
+    command.add_argument("--cache", type=Path, help="folder for the tokenizer and the encoded text")
+    command.add_argument("--profile-steps", type=int, default=0, metavar="N", help="counted steps to profile")
+    command.add_argument("--profile-folder", type=Path, default=Path(), help="where the traces are written")
+    command.add_argument(
+        "--collective-timeout", type=float, default=300.0, metavar="SECONDS", help="of each collective"
+    )
 
 
 def _read_spec(path: Path) -> TrainingSpec | InferenceSpec:
@@ -119,22 +134,37 @@ def _run(arguments: argparse.Namespace, progress: JsonLines) -> BaseModel | None
     try:
         from workloads.device import select_device, select_rank_device
         from workloads.probes.run import probe
-        from workloads.training.loop import train
+        from workloads.training.continuation import Saving
+        from workloads.training.loop import Options, train
         from workloads.training.parallel.processes import device_of, joined, place_from_environment
+        from workloads.training.profile import Profiling
     except ModuleNotFoundError as error:
         raise MissingExtra("workloads", str(error.name)) from error
     if spec is None or command == "probe":
         device = select_device(arguments.threads)
         return probe(arguments.dtype if spec is None else spec.dtype, device, progress=progress)
     assert isinstance(spec, TrainingSpec)
+    saving = None
+    if arguments.checkpoint_folder is not None:
+        restart = int(os.environ.get(_RESTARTS, "0"))
+        saving = Saving(arguments.checkpoint_folder, arguments.checkpoint_every, arguments.resume, restart)
+    elif arguments.resume or arguments.checkpoint_every is not None:
+        raise UsageError("--resume and --checkpoint-every need a --checkpoint-folder", where="train")
+    options = Options(
+        checkpoint=checkpoint,
+        saving=saving,
+        cache=arguments.cache,
+        profiling=Profiling(arguments.profile_steps, arguments.profile_folder),
+        deadline_seconds=arguments.collective_timeout,
+    )
     place = place_from_environment()
     if place.size == 1:
         device = select_device(arguments.threads)
-        return train(spec, device=device, started=started, checkpoint=checkpoint, progress=progress)
-    with joined(place, device_of(place)):
+        return train(spec, device=device, started=started, progress=progress, options=options)
+    with joined(place, device_of(place), deadline_seconds=arguments.collective_timeout):
         device = select_rank_device(place.rank, place.size, arguments.threads)
         listener = progress if place.rank == 0 else Silent()
-        return train(spec, device=device, started=started, checkpoint=checkpoint, progress=listener)
+        return train(spec, device=device, started=started, progress=listener, options=options)
 
 
 def _spin_less() -> None:
@@ -184,7 +214,7 @@ def _serving(
 def _started(launched: float | None) -> float:
     if launched is None:
         return STARTED
-    if not 0.0 <= STARTED - launched < 3600.0:
+    if not 0.0 <= STARTED - launched < (float("inf") if os.environ.get(_RESTARTS, "0") != "0" else 3600.0):
         raise UsageError(f"{launched} is not a recent instant of the monotonic clock", where="--launched")
     return launched
 
@@ -210,12 +240,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1  # nobody listens any more
     except TokenstoneError as error:
-        progress.event("error", what=error.what, where=error.where, hint=error.hint)
+        progress.event("error", what=error.what, where=error.where, hint=error.hint, exit_code=error.exit_code)
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
         failure = _unexpected(error)
-        progress.event("error", what=failure.what, where=failure.where, hint=failure.hint)
+        progress.event("error", what=failure.what, where=failure.where, hint=failure.hint, exit_code=failure.exit_code)
         return failure.exit_code
     return 0
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector.sources.base import Parts, Source, read_text
+from collector.sources.base import Parts, Source
+from collector.sources.files import Files
 from tokenstone.sample import Absence, Reading, labels
 
 _DELIVERY = (
@@ -16,15 +17,18 @@ _DELIVERY = (
     "tokenstone_spool_bytes",
     "tokenstone_spool_dropped_batches_total",
 )
+_CLOCK_OFFSET = "tokenstone_clock_offset_seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """State of the handing over: batches by outcome, bytes that wait on disk, batches lost to a full spool."""
+    """State of the handing over: batches by outcome, bytes that wait on disk, batches lost to a full spool, and by how
+    much the service's clock is ahead of ours (None before its first answer)."""
 
     batches: dict[str, int]
     spool_bytes: int
     dropped_batches: int
+    clock_offset_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +39,13 @@ class Usage:
     memory_bytes: int
 
 
+_OWN = Files(Path("/"))
+
+
 def own_usage() -> Usage:
     """Return what this process takes; raises OSError or ValueError where /proc/self is not readable."""
     times = resource.getrusage(resource.RUSAGE_SELF)
-    resident_pages = int(read_text(Path("/"), "proc/self/statm").split()[1])
+    resident_pages = int(_OWN.read("proc/self/statm").split()[1])
     return Usage(times.ru_utime + times.ru_stime, resident_pages * os.sysconf("SC_PAGE_SIZE"))
 
 
@@ -46,7 +53,7 @@ class AgentSource(Source):
     """The agent's own processor time and memory, and its spool. `delivery` is None where nothing is pushed."""
 
     name = "agent"
-    metrics = ("tokenstone_agent_cpu_seconds_total", "tokenstone_agent_memory_bytes", *_DELIVERY)
+    metrics = ("tokenstone_agent_cpu_seconds_total", "tokenstone_agent_memory_bytes", *_DELIVERY, _CLOCK_OFFSET)
 
     def __init__(self, delivery: Callable[[], Delivery] | None = None, usage: Callable[[], Usage] = own_usage) -> None:
         self._delivery = delivery
@@ -61,7 +68,7 @@ class AgentSource(Source):
         ]
         if self._delivery is None:
             reason = "this agent pushes to no service"
-            return Parts(tuple(readings), tuple(Absence(metric, reason) for metric in _DELIVERY))
+            return Parts(tuple(readings), tuple(Absence(metric, reason) for metric in (*_DELIVERY, _CLOCK_OFFSET)))
         delivery = self._delivery()
         readings += [
             Reading("tokenstone_push_batches_total", count, labels=labels(outcome=outcome))
@@ -69,4 +76,7 @@ class AgentSource(Source):
         ]
         readings.append(Reading("tokenstone_spool_bytes", delivery.spool_bytes))
         readings.append(Reading("tokenstone_spool_dropped_batches_total", delivery.dropped_batches))
+        if delivery.clock_offset_seconds is None:
+            return Parts(tuple(readings), (Absence(_CLOCK_OFFSET, "the service has not answered yet"),))
+        readings.append(Reading(_CLOCK_OFFSET, delivery.clock_offset_seconds))
         return Parts(tuple(readings))

@@ -85,6 +85,7 @@ class Engine:
         self._planner = Planner(config, device.torch, length=limits.context + depth, slots=limits.max_batch)
         self._scheduler = Scheduler(limits, released=self._window.leave)
         self._load = ExpertLoad(config, device.torch)
+        self._vocabulary = config.vocabulary
         self._prompt_tokens = self._cached_tokens = self._generated = self._drafted = self._accepted = 0
 
     def now(self) -> float:
@@ -92,7 +93,16 @@ class Engine:
         return self._clock()
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises InvalidValue where it is empty, over the context, or larger than the cache."""
+        """Queue a request.
+
+        Raises InvalidValue where it is empty, over the context, larger than the cache, holds ids that the vocabulary
+        does not have, or has the id of another one that is not answered yet.
+        """
+        if request.prompt and not 0 <= min(request.prompt) <= max(request.prompt) < self._vocabulary:
+            raise InvalidValue(
+                f"ids from {min(request.prompt)} to {max(request.prompt)}", where=f"request {request.id}",
+                hint=f"the vocabulary has 0 to {self._vocabulary - 1}",
+            )  # fmt: skip
         self._scheduler.submit(request)
 
     def cancel(self, request_id: int) -> Output | None:

@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. Temperature 0 is greedy: the likeliest token, whatever the rest says."""
+    """How the next token is chosen. Temperature 0 (below 1e-5) is greedy: the likeliest token, whatever the rest."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -26,6 +26,11 @@ class Sampling:
             raise InvalidValue(f"a temperature of {self.temperature}", where="temperature", hint="give 0 or more")
         if not 0 < self.top_p <= 1:
             raise InvalidValue(f"a top_p of {self.top_p}", where="top_p", hint="give more than 0, 1 at most")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn: so near to 0, a division by the temperature would leave the numbers' range."""
+        return self.temperature < 1e-5
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def uniform(seed: int, position: int) -> float:
 def choose(logits_RW: Tensor, draws: Many[Draw]) -> list[int]:
     """The token of each row."""
     chosen: list[int] = logits_RW.argmax(dim=-1).tolist()
-    drawn = [row for row, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    drawn = [row for row, draw in enumerate(draws) if not draw.sampling.greedy]
     if drawn:
         rows = torch.tensor(drawn, device=logits_RW.device)
         tokens = draw_tokens(logits_RW[rows], [draws[row] for row in drawn])

@@ -118,6 +118,8 @@ class Scheduler:
         raise InvalidValue("is not running", where=f"request {request_id}")
 
     def _check(self, request: Request) -> None:
+        if any(sequence.request.id == request.id for group in (self.running, self.waiting) for sequence in group):
+            raise InvalidValue("is not answered yet", where=f"request {request.id}", hint="give it an id of its own")
         length = len(request.prompt) + request.max_tokens
         if not request.prompt or request.max_tokens < 1 or length > self.limits.context:
             raise InvalidValue(
@@ -191,18 +193,22 @@ class Scheduler:
     def _admit(self, budget: int) -> list[Turn]:
         """Turns of waiting requests, in order, while there is room."""
         turns: list[Turn] = []
+        # What the prompts under way will still take, and the next token of each running request.
+        promised = sum(max(0, self._pages_for(len(s.tokens) + 1) - len(s.pages)) for s in self.running)
         while self.waiting and len(self.running) < self.limits.max_batch and budget > 0:
             sequence = self.waiting[0]
             found = self._known_prefix(sequence)
             # Room for all its tokens and the next one, so that it is not preempted again before it gets anywhere.
             needed = self._pages_for(len(sequence.tokens) + len(sequence.drafts) + 1) - len(found)
             unused = sum(self.pages.is_unused(page) for page in found)
-            if needed > self.pages.available - unused:
+            if needed > self.pages.available - unused - promised:
                 break
             shared = cached = len(found) * self.limits.page_tokens
             if sequence.arrived_YSM is not None:
                 cached = sequence.arrived_YSM.shape[1]
             new = len(sequence.tokens) + len(sequence.drafts) - cached
+            if sequence.drafts and new > budget:
+                break  # a decode step is not cut
             if self.limits.chunked_prefill:
                 new = min(new, budget)
             elif turns and new > budget:
@@ -216,6 +222,7 @@ class Scheduler:
             self.running.append(sequence)
             grown = self._grow(sequence, new)
             assert grown  # counted above
+            promised += self._pages_for(len(sequence.tokens) + 1) - len(sequence.pages)
             turns.append(self._turn(sequence, new))
             budget -= new
         return turns

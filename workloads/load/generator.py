@@ -154,7 +154,8 @@ class _Run:
         said: list[Prompt] = []
         outcome = Outcome(due)
         for turn in conversation.turns:
-            said.append(self._prompts.pop(turn.index, None) or self._draw(turn, first=not said))
+            prepared = self._prompts.get(turn.index)
+            said.append(self._draw(turn, first=not said) if prepared is None else prepared)
             name = f"{self._g.label}-{turn.index}"
             outcome = await self._client.send(said, turn.output_tokens, due, name, self._seed(turn))
             self._outcomes[turn.index] = outcome

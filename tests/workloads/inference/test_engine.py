@@ -10,11 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstone.errors import InvalidValue
-from tokenstone.model import CPU_TINY
+from tokenstone.model import CPU_SMALL, CPU_TINY, LatentAttention, ModelShape
 from workloads.device import Device
 from workloads.inference.engine import Engine
 from workloads.inference.request import EngineLimits, Request, Sampling
 from workloads.moe.model import MoeModel
+
+assert CPU_TINY.experts is not None
+DENSE_FIRST = CPU_TINY.model_copy(
+    update={
+        "layers": 3,
+        "attention": LatentAttention(heads=4, query_rank=None, kv_rank=32, nope_dim=16, rope_dim=8, value_dim=24),
+        "experts": CPU_TINY.experts.model_copy(update={"dense_layers": 1, "shared": 2, "route_scale": 2.5}),
+    }
+)
+"""Everything that the presets leave out: a dense layer, no query rank, values as wide as keys, shared experts."""
 
 SHARED = list(range(100, 140))
 """What many prompts begin with."""
@@ -76,11 +86,12 @@ def test_answers_are_those_of_the_training_model(bench: Any, limits: dict[str, A
     assert bench.serve(requests, **limits).tokens == bench.alone(requests)
 
 
+@pytest.mark.parametrize("shape", [CPU_TINY, CPU_SMALL, DENSE_FIRST], ids=["tiny", "small", "dense-first"])
 @pytest.mark.parametrize("pieces", [[29], [13, 16], [8, 1, 1, 19], [28, 1]])
-def test_logits_are_those_of_the_training_model(device: Device, pieces: list[int]) -> None:
-    """Read in pieces, some expanded, some absorbed; weights as the training leaves them and much larger ones."""
-    for scale in (1.0, 5.0):
-        model = MoeModel(CPU_TINY, seed=2)
+def test_logits_are_those_of_the_training_model(device: Device, shape: ModelShape, pieces: list[int]) -> None:
+    """Read in pieces, some expanded, some absorbed; weights as a training begins with and much larger ones."""
+    for scale in (1.0, 4.0):
+        model = MoeModel(shape, seed=2)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(scale if parameter.ndim > 1 else 1.0)
@@ -163,6 +174,13 @@ def test_pages_that_run_out_preempt_the_last_and_it_computes_again(bench: Any) -
     )  # fmt: skip
 
 
+def test_a_prompt_waits_until_the_prompts_before_it_have_their_room(bench: Any) -> None:
+    requests = [Request(i, ids(40, i), 2) for i in range(3)]
+    served = bench.serve(requests, pages=9, token_budget=8, prefix_caching=False)
+    assert served.tokens == bench.alone(requests)
+    assert sum(it.preemptions for it in served.iterations) == 0
+
+
 def test_cancelling_frees_pages_at_once(bench: Any) -> None:
     engine = bench.engine()
     for number in range(6):
@@ -199,6 +217,22 @@ def test_an_answer_ends_with_a_stop_id(bench: Any) -> None:
 def test_requests_that_cannot_be_served_are_refused(length: int, answer: int, bench: Any) -> None:
     with pytest.raises(InvalidValue, match="request 3"):
         bench.engine().submit(Request(3, [1] * length, answer))
+
+
+@pytest.mark.parametrize("words", [[1, 512], [-1, 5]])
+def test_ids_that_the_vocabulary_does_not_have_are_refused(bench: Any, words: list[int]) -> None:
+    with pytest.raises(InvalidValue, match="0 to 511"):
+        bench.engine().submit(Request(3, words, 2))
+
+
+def test_an_id_that_is_in_use_is_refused(bench: Any) -> None:
+    engine = bench.engine()
+    engine.submit(Request(3, [1, 2], 2))
+    with pytest.raises(InvalidValue, match="request 3"):
+        engine.submit(Request(3, [1], 2))
+    while engine.busy:
+        engine.iterate()
+    engine.submit(Request(3, [1], 2))
 
 
 def test_a_request_larger_than_the_cache_is_refused(bench: Any) -> None:

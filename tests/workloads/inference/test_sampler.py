@@ -37,6 +37,11 @@ def test_top_p_keeps_the_likeliest_tokens_that_reach_it() -> None:
     assert drawn(Sampling(1.0, top_p=0.01), 200)[0] == 200  # the likeliest one always stays
 
 
+def test_a_temperature_near_zero_is_greedy() -> None:
+    assert choose(LOGITS[None], [Draw(Sampling(1e-300), 1, 0)]) == [0]
+    assert drawn(Sampling(2e-5), 200)[0] == 200
+
+
 def test_greedy_and_drawn_rows_do_not_disturb_each_other() -> None:
     both = [Draw(Sampling(), 1, 0), Draw(Sampling(1.0), 1, 5), Draw(Sampling(), 2, 0)]
     assert choose(LOGITS.expand(3, -1), both) == [0, choose(LOGITS[None], both[1:2])[0], 0]
