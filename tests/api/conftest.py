@@ -24,7 +24,8 @@ from api.store.keys import create_key
 from tokenstone.wire import KeyCreate
 
 BOTH_DATABASES = {
-    "test_ingest", "test_results", "test_runs", "test_retention", "test_store_queries", "test_fleet", "test_resources",
+    "test_ingest", "test_results", "test_runs", "test_retention", "test_faults", "test_db", "test_fleet",
+    "test_resources",
     "test_keys",
 }  # fmt: skip
 """Test modules that run on SQLite and on PostgreSQL."""
@@ -34,7 +35,6 @@ import sys
 import time
 from api.main import serve
 from api.settings import load_settings
-from postgresql_server import PostgreSQL
 database = sys.argv[2] if len(sys.argv) > 2 else None
 serve(load_settings(port=0, data=sys.argv[1], database=database), on_ready=lambda url: print(url, flush=True))
 print("ended", flush=True)
