@@ -20,6 +20,9 @@ from api.store.tables import Node, NodeDevice, PendingHour, SeriesRow, core_tabl
 from tokenstone.metric import REGISTRY, Kind
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "api"))
+from postgresql_server import PostgreSQL
+
+__all__ = ["PostgreSQL"]
 
 GPUS = 8
 DAY, HOUR = 86_400, 3600
