@@ -202,8 +202,8 @@ def queries(arguments: argparse.Namespace) -> None:
 
         def steps(k: int) -> str:
             wanted = {"metric": metric, "cluster": clusters[k % 2], "node": f"n{k % 88:04d}", "start": day,
-                      "end": day + DAY, "step_seconds": 300}  # fmt: skip
-            return "/v1/windows/steps?" + urlencode(wanted)
+                      "end": day + DAY, "step": 300, "limit": 1000}  # fmt: skip
+            return "/v1/windows?" + urlencode(wanted)
 
         def cluster_day(k: int) -> str:
             date = time.strftime("%Y-%m-%d", time.gmtime(day))
