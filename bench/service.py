@@ -23,13 +23,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlparse
 
-from service_data import DAY, PostgreSQL, batch, conditions, node_series, service, used
+from service_data import DAY, GPUS, PostgreSQL, batch, conditions, node_series, service, used
 from sqlalchemy import text
 
+from api import examples
 from api.store.engine import connect
+from tokenstone.client import Client
+from tokenstone.run import RunState
+from tokenstone.wire import RunChange, RunCreate, TrainingFacts
 
 RESULTS = Path(__file__).parent / "results"
 SENDERS = 4
+RUNS = 20
 FREE = {"max_requests_per_second": "0"}
 
 
@@ -183,6 +188,25 @@ def fleet(arguments: argparse.Namespace) -> None:
     })  # fmt: skip
 
 
+def make_run(url: str, cluster: str, number: int, day: float) -> str:
+    """A run of 15 minutes on one node, whose windows lie in the full database, scored."""
+    run_id, node = f"bench-{cluster}-{number}-{time.time():.0f}", f"n{number % 88:04d}"
+    devices = [{"id": f"GPU-{g}", "node": node, "model": "NVIDIA H100 80GB HBM3"} for g in range(GPUS)]
+    phases = [{"kind": "startup", "start_seconds": 0, "duration_seconds": 100, "activity_seconds": {"startup": 100}},
+              {"kind": "step", "start_seconds": 100, "duration_seconds": 800, "steps": 20,
+               "activity_seconds": {"compute": 700, "input_stall": 60, "host_overhead": 40}}]  # fmt: skip
+    facts = examples.FACTS | {
+        "started_unix_seconds": day + 600 * number, "allocated_seconds": 900,
+        "devices": [{"device": device["id"], "phases": phases} for device in devices],
+    }  # fmt: skip
+    with Client(url) as client:
+        run = examples.RUN | {"run_id": run_id, "cluster": cluster, "devices": devices}
+        client.create_run(RunCreate.model_validate(run))
+        client.change_run(run_id, RunChange(state=RunState.RUNNING))
+        client.put_facts(run_id, TrainingFacts.model_validate(facts))
+    return run_id
+
+
 def queries(arguments: argparse.Namespace) -> None:
     """Answers over HTTP from a full database, each asked many times with other arguments."""
     with tempfile.TemporaryDirectory() as folder, service(Path(folder), arguments.database, **FREE) as (process, url):
@@ -209,8 +233,21 @@ def queries(arguments: argparse.Namespace) -> None:
             date = time.strftime("%Y-%m-%d", time.gmtime(day))
             return "/v1/fleet?" + urlencode({"cluster": clusters[k % 2], "start": date, "end": date})
 
+        runs = [make_run(url, clusters[k % 2], k, day) for k in range(RUNS)]
+
+        def run_report(k: int) -> str:
+            return "/v1/reports/html?" + urlencode({"run": runs[k % RUNS]})
+
+        def comparison(k: int) -> str:
+            sides = [runs[n] for n in range(k % 2, RUNS, 2)], [runs[n] for n in range((k + 1) % 2, RUNS, 2)]
+            return "/v1/comparisons?" + urlencode({"a": sides[0], "b": sides[1]}, doseq=True)
+
+        asked = (
+            ("run page", run_report), ("cluster day", cluster_day), ("comparison", comparison),
+            ("run's windows", run_page), ("node's day in steps", steps),
+        )  # fmt: skip
         result: dict[str, Any] = {"bench": "service queries", "conditions": conditions(rows=rows), "queries": {}}
-        for name, path in (("run's windows", run_page), ("node's day in steps", steps), ("cluster day", cluster_day)):
+        for name, path in asked:
             found = []
             for k in range(arguments.times):
                 began = time.perf_counter()
