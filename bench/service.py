@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlparse
 
-from service_data import DAY, GPUS, PostgreSQL, batch, conditions, node_series, service, used
+from service_data import DAY, GPUS, batch, conditions, node_series, postgresql, service, used
 from sqlalchemy import text
 
 from api import examples
@@ -142,7 +142,7 @@ def ingest(arguments: argparse.Namespace) -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             database = None
             if name == "postgresql":
-                database = stack.enter_context(PostgreSQL.started(fsync="on")).new_database()
+                database = stack.enter_context(postgresql(fsync="on")).new_database()
             process, url = stack.enter_context(service(folder, database, **FREE))
             slow = latency(url, rows_per_second=target / 10, seconds=arguments.seconds)
             runs = [throughput(url, process, batches=arguments.batches)]

@@ -22,8 +22,6 @@ from tokenstone.metric import REGISTRY, Kind
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "api"))
 from postgresql_server import PostgreSQL
 
-__all__ = ["PostgreSQL"]
-
 GPUS = 8
 DAY, HOUR = 86_400, 3600
 FLEET_METRICS = [m for m in REGISTRY.values() if not m.labels]
@@ -114,6 +112,11 @@ def used(pid: int) -> tuple[float, float]:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def postgresql(**settings: str) -> Any:
+    """A PostgreSQL of the bench's own, while the block runs."""
+    return PostgreSQL.started(**settings)
 
 
 def conditions(**more: Any) -> dict[str, Any]:
