@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +88,11 @@ class Session:
         probe: Probe,
         *,
         title: str | None = None,
+        launcher: Sequence[str] = (),
     ) -> str:
         """Run one workload as a run of the service, on as many processes as its layout has ranks; return its id.
 
-        `title` is what the stage is called (default: the command).
+        `title` is what the stage is called (default: the command); `launcher` goes before the command line.
         """
         site = self._site
         self._runs += 1
@@ -104,7 +105,9 @@ class Session:
         create = RunCreate(run_id=run_id, cluster=site.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS)
         with _open_run(self._client, create) as alive, self._stages.stage(title or command, spec.preset) as stage:
             out = site.data / f"{command}-facts.json"
-            result = run_workload(command, arguments, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks)
+            result = run_workload(
+                command, arguments, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks, launcher=launcher
+            )
             facts: Any = TypeAdapter(Facts).validate_python(result | {"probe": probe.model_dump()})
             self._client.put_facts(run_id, facts)
         return run_id

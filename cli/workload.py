@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +22,12 @@ def run_workload(
     log_dir: Path,
     alive: Callable[[], None] = lambda: None,
     processes: int = 1,
+    launcher: Sequence[str] = (),
 ) -> Any:
     """Run `workloads.main command`, show its progress, and return the JSON document that it wrote to `out`.
 
-    `alive` is called about once a second while it runs; more than one process are started by torchrun. Raises what
-    the workload says went wrong.
+    `alive` is called about once a second while it runs; more than one process are started by torchrun; `launcher`
+    goes before the command line. Raises what the workload says went wrong.
     """
     out.unlink(missing_ok=True)
     given = [command, *arguments, "--out", str(out), "--lifeline", "--launched", repr(time.monotonic())]
@@ -35,7 +36,7 @@ def run_workload(
         torchrun = ["--standalone", "--nproc-per-node", str(processes), "--module", "workloads.main"]
         module, given = "torch.distributed.run", [*torchrun, *given]
     figures = ""
-    with Child(command, module, given, log_dir, PYTHONSAFEPATH="1") as child:
+    with Child(command, module, given, log_dir, launcher=launcher, PYTHONSAFEPATH="1") as child:
         while True:
             try:
                 message = child.next_message(timeout=1.0)
