@@ -6,14 +6,17 @@ import http
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from tokenstone.errors import TokenstoneError
+from tokenstone.errors import KeyNeeded, TokenstoneError
 from tokenstone.wire import Problem
+
+log = structlog.get_logger()
 
 PROBLEM = "application/problem+json"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -46,7 +49,10 @@ def problem(
 
 def problem_of(error: TokenstoneError) -> JSONResponse:
     """The problem document of one of our own errors."""
-    return problem(error.http_status, error.what, slug=error.slug, where=error.where, hint=error.hint)
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, KeyNeeded) else {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    return problem(error.http_status, error.what, slug=error.slug, where=error.where, hint=error.hint, headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -54,7 +60,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(TokenstoneError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 async def _ours(_request: Request, error: Exception) -> JSONResponse:
@@ -82,7 +87,9 @@ def _place(location: Sequence[int | str]) -> str:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101  installed for these alone
     if error.status_code == http.HTTPStatus.NOT_FOUND:
-        return problem(404, "there is nothing at this path", where=request.url.path, hint="/docs lists the paths")
+        return problem(
+            404, "there is nothing at this path", where=request.url.path, hint="/openapi.json lists the paths"
+        )
     if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = _allowed(request)
         return problem(
@@ -98,6 +105,9 @@ def _allowed(request: Request) -> list[str]:
     return [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
-async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
-    # The server logs the traceback; it is none of the client's business.
-    return problem(500, "the service failed; its log says why", slug="internal-error")
+def internal_error(error: Exception, request_id: str) -> JSONResponse:
+    """A fault of ours: the traceback goes to the log; it is none of the client's business."""
+    log.error("internal error", exc_info=error)
+    return problem(
+        500, f"the service failed; its log says why, under {request_id}", slug="internal-error", request_id=request_id
+    )

@@ -59,6 +59,11 @@ PRICE_BOOK: dict[str, Any] = {
 }  # fmt: skip
 
 
+CLUSTER_PRICE: dict[str, Any] = {"cluster": "default", "effective_from": "2023-11-01", "usd_per_device_hour": 2.0}
+
+KEY: dict[str, Any] = {"name": "agents of lab-1", "scopes": ["ingest"], "cluster": "lab-1"}
+
+
 def one(value: dict[str, Any], summary: str) -> dict[str, Example]:
     """One example, for `openapi_examples=`."""
     return {"example": {"summary": summary, "value": value}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -13,9 +14,11 @@ from tokenstone.wire import Problem
 TAGS = [
     {"name": "telemetry", "description": "Windows that the agents send, and the nodes they come from."},
     {"name": "runs", "description": "Runs: created, running, then complete, failed or invalid."},
-    {"name": "results", "description": "What is said about a run: ledger, score, bill, report."},
+    {"name": "results", "description": "What is said about runs: ledger, score, bill, report, comparison."},
+    {"name": "fleet", "description": "Clusters, what they cost, and how their device-hours were spent."},
     {"name": "catalogues", "description": "Hardware, metrics and price books."},
-    {"name": "operation", "description": "Is the service well?"},
+    {"name": "administration", "description": "API keys, and the log of what administrators did."},
+    {"name": "operation", "description": "Is the service well? Where does Prometheus find the agents?"},
 ]
 
 Responses = dict[int | str, dict[str, Any]]
@@ -27,18 +30,59 @@ def problems(*statuses: int) -> Responses:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-EVERYWHERE = problems(422, 500, 503)
-WITH_BODY = problems(400, 413, 415, 422, 500, 503)
+EVERYWHERE = problems(400, 422, 429, 500, 503)
+GUARDED = EVERYWHERE | problems(401, 403)
+WITH_BODY = GUARDED | problems(413, 415, 507)
 
 
-def install(app: FastAPI) -> None:
-    """Add the schema of problem documents, to which `problems` refers, to the description of `app`."""
+LINKS = {
+    ("post", "/v1/runs"): {"run_id": "$response.body#/run_id"},
+    ("get", "/v1/runs/{run_id}/scores"): {
+        "run_id": "$request.path.run_id", "number": "$response.body#/items/0/number",
+    },
+    ("post", "/v1/price-books"): {"name": "$response.body#/name", "version": "$response.body#/version"},
+    ("post", "/v1/keys"): {"prefix": "$response.body#/prefix"},
+}  # fmt: skip
+"""What an answer tells that other paths ask for."""
+
+
+def _add_links(paths: dict[str, Any]) -> None:
+    """Say in each answer of LINKS which operations can follow it."""
+    for (method, path), told in LINKS.items():
+        links = {}
+        for other, operations in paths.items():
+            needed = set(re.findall(r"{(\w+)}", other))
+            if needed and needed <= told.keys():
+                parameters = {name: told[name] for name in sorted(needed)}
+                for operation in operations.values():
+                    links[operation["operationId"]] = {
+                        "operationId": operation["operationId"],
+                        "parameters": parameters,
+                    }
+        for status, response in paths[path][method]["responses"].items():
+            if status.startswith("2"):
+                response["links"] = links
+
+
+def install(app: FastAPI, *, asks_for_keys: bool) -> None:
+    """Add the schema of problem documents, to which `problems` refers, to the description of `app`.
+
+    A service that asks for no keys does not say that it does.
+    """
     described = app.openapi  # replaced below, as FastAPI documents it
 
-    def with_problems() -> dict[str, Any]:
+    def completed() -> dict[str, Any]:
         document = described()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.setdefault("Problem", Problem.model_json_schema())
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).setdefault("Problem", Problem.model_json_schema())
+        _add_links(document["paths"])
+        if not asks_for_keys:
+            components.pop("securitySchemes", None)
+            for methods in document["paths"].values():
+                for operation in methods.values():
+                    operation.pop("security", None)
+                    for status in ("401", "403"):
+                        operation["responses"].pop(status, None)
         return document
 
-    app.openapi = with_problems  # type: ignore[method-assign]
+    app.openapi = completed  # type: ignore[method-assign]

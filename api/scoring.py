@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from typing import Protocol
 
 from api.store.engine import Session, Store
-from api.store.evaluations import add_evaluation, add_facts, find_facts, latest_evaluation
+from api.store.evaluations import (
+    PricedBy,
+    add_evaluation,
+    add_facts,
+    find_facts,
+    get_evaluation,
+    latest_evaluation,
+)
 from api.store.price_books import get_price_book
 from api.store.runs import get_run, move_run, view
 from api.store.tables import Run
@@ -55,25 +63,45 @@ def _are_known(session: Session, run: Run, facts: AnyFacts) -> bool:
     return present is not None
 
 
-def score_again(store: Store, run_id: str, choice: PriceChoice, *, now: float) -> Scored:
+class Once(Protocol):
+    """Knows whether the same request was made before, and remembers what it makes."""
+
+    def made_before(self, session: Session, actor: str) -> str | None:
+        """Number of the evaluation that it made, or None."""
+        ...
+
+    def keep(self, session: Session, actor: str, made: str) -> None:
+        """Remember the number of the evaluation."""
+        ...
+
+
+def score_again(store: Store, run_id: str, choice: PriceChoice, *, actor: str, once: Once, now: float) -> Scored:
     """Evaluate a run with the windows and the price of now, and append the result to its history.
 
-    Raises NotFound, Conflict where the run has no facts, and InvalidValue or UnknownName for the price.
+    The same request again (by `once`) finds what it made before. Raises NotFound, Conflict where the run has no facts,
+    and InvalidValue or UnknownName for the price.
     """
     with store.reading() as session:
         run = get_run(session, run_id)
+        if (made := once.made_before(session, actor)) is not None:
+            return get_evaluation(session, run, int(made))
         facts = find_facts(session, run)
         if facts is None:
             raise Conflict(
                 f"run {run_id} is {run.state} and has no facts", where="run_id", hint=why_no_facts(run.state)
             )
         started = datetime.fromtimestamp(facts.started_unix_seconds, UTC).date()
-        price = _price(session, choice, on=started)
+        price, priced_by = _price(session, choice, on=started)
         windows = windows_of_run(session, run, start=facts.started_unix_seconds, end=_end(facts))
         before = view(run)
     evaluation = _evaluate(before, facts, windows, price)
     with store.writing() as session:
-        return add_evaluation(session, get_run(session, run_id), evaluation, now=now)
+        run = get_run(session, run_id)
+        if (made := once.made_before(session, actor)) is not None:  # sent a second time while we worked it out
+            return get_evaluation(session, run, int(made))
+        scored = add_evaluation(session, run, evaluation, priced_by, now=now)
+        once.keep(session, actor, str(scored.number))
+        return scored
 
 
 def why_no_facts(state: str) -> str:
@@ -83,17 +111,19 @@ def why_no_facts(state: str) -> str:
     return "they come when it ends: PUT /v1/runs/{run_id}/facts"
 
 
-def _price(session: Session, choice: PriceChoice, *, on: date) -> Price | None:
-    """The price chosen, as it was in force `on` the day of the run."""
+def _price(session: Session, choice: PriceChoice, *, on: date) -> tuple[Price | None, PricedBy]:
+    """The price chosen, as it was in force `on` the day of the run, and by what it came about."""
     if choice.usd_per_device_hour is not None:
         if choice.price_book is not None or choice.price_row is not None:
             raise InvalidValue("two prices: a figure and a row", where="body", hint="give one of them")
-        return rental(choice.usd_per_device_hour)
+        return rental(choice.usd_per_device_hour), PricedBy(choice.usd_per_device_hour)
     if choice.price_book is None and choice.price_row is None:
-        return None
+        return None, PricedBy()
     if choice.price_book is None or choice.price_row is None:
         raise InvalidValue("half a price", where="body", hint="price_book and price_row go together")
-    return get_price_book(session, choice.price_book).resolve(choice.price_row, on=on)
+    book = get_price_book(session, choice.price_book)
+    price = book.resolve(choice.price_row, on=on)
+    return price, PricedBy(price.usd_per_device_hour, f"{book.name}@{book.version}", choice.price_row)
 
 
 def _end(facts: AnyFacts) -> float:
@@ -116,13 +146,12 @@ def _evaluate(run: RunView, facts: AnyFacts, windows: list[WindowRow], price: Pr
         raise InvalidValue(f"the figures cannot be worked out: {error}", where="body", hint="check them") from error
 
 
-def evaluation_of(session: Session, run_id: str) -> tuple[RunView, Evaluation]:
+def evaluation_of(session: Session, run: Run) -> tuple[RunView, Evaluation]:
     """Return a run and its latest evaluation; raises NotFound that says why there is none."""
-    run = get_run(session, run_id)
     evaluation = latest_evaluation(session, run)
     if evaluation is None:
         reason = f" ({run.reason})" if run.reason else ""
         raise NotFound(
-            f"run {run_id} is {run.state}{reason} and has no score", where="run_id", hint=why_no_facts(run.state)
+            f"run {run.run_id} is {run.state}{reason} and has no score", where="run_id", hint=why_no_facts(run.state)
         )
     return view(run), evaluation

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenstone.compare import RatioEstimate
 from tokenstone.cost import Bill
 from tokenstone.evaluate import Evaluation
+from tokenstone.run import WorkloadSpec
+from tokenstone.wire import ClusterPrice, Device
 
 
 class _View(BaseModel):
@@ -17,6 +20,15 @@ class Scored(_View):
 
     number: int
     created_unix_seconds: float
+    schema_version: int
+    """Of the formulas: a later version may work out other figures from the same inputs."""
+    inputs_hash: str
+    """SHA-256 of everything that the figures follow from: run, facts, windows, price."""
+    validity: list[str]
+    usd_per_device_hour: float | None
+    price_book: str | None
+    """NAME@VERSION; none where the price was given by hand, or there was none."""
+    price_row: str | None
     evaluation: Evaluation
 
 
@@ -40,6 +52,70 @@ class MetricView(_View):
     resource: str
     help: str
     labels: list[str]
+
+
+class ClusterView(_View):
+    """A cluster: known as soon as a node or a run names it."""
+
+    name: str
+    nodes: int
+    accelerators: int
+    runs: int
+    seen_unix_seconds: float | None
+    """When its last batch arrived."""
+    price: ClusterPrice | None
+    """In force today."""
+
+
+class DeviceView(_View):
+    """A device of a node, as its driver named it last."""
+
+    cluster: str
+    node: str
+    device: Device
+    hardware: str | None
+    """Its name in the catalogue, where the driver's name is known."""
+
+
+class SpecView(_View):
+    """A workload spec that runs have had. It never changes: its id is its hash."""
+
+    spec_id: str
+    spec: WorkloadSpec
+    runs: int
+
+
+class PhaseView(_View):
+    """A phase of one device of a run."""
+
+    device: str
+    kind: str
+    start_seconds: float
+    duration_seconds: float
+    activity_seconds: dict[str, float]
+    steps: int
+
+
+class MetricRatio(_View):
+    """One figure of the runs b against the runs a."""
+
+    metric: str
+    a: list[float]
+    b: list[float]
+    ratio: RatioEstimate | None
+    adjusted_p_value: float | None
+    """By Holm, over all figures that could be judged."""
+    reason: str
+
+
+class Comparison(_View):
+    """Runs against runs of one spec. The unit of replication is the run."""
+
+    spec_id: str
+    cluster_a: str
+    cluster_b: str
+    metrics: list[MetricRatio]
+    notes: list[str]
 
 
 class Health(_View):

@@ -19,6 +19,20 @@ def command(
         str | None, typer.Option("--database", help="SQLAlchemy URL. [default: SQLite in the data folder]")
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Data folder. [default: ./tokenstone-data]")] = None,
+    authentication: Annotated[
+        bool | None,
+        typer.Option(
+            "--authentication/--no-authentication",
+            help="Whether requests need an API key. [default: as soon as the address is not a loopback one]",
+        ),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option("--tls-certificate", help="Certificate chain (PEM): speak HTTPS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its private key (PEM).")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; more than one needs PostgreSQL. [default: 1]")
+    ] = None,
     lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -33,7 +47,10 @@ def command(
 
     if lifeline:
         end_with_stdin()
-    settings = load_settings(host=host, port=port, database=database, data=data)
+    settings = load_settings(
+        host=host, port=port, database=database, data=data, authentication=authentication,
+        tls_certificate=tls_certificate, tls_key=tls_key, workers=workers,
+    )  # fmt: skip
 
     def ready(url: str) -> None:
         if json:

@@ -10,22 +10,33 @@ service's own words where it refuses. Nothing is tried twice: who calls knows wh
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from tokenstone.cost import PriceBook
-from tokenstone.errors import ServiceRefused, ServiceUnreachable
+from tokenstone.errors import InvalidFile, ServiceRefused, ServiceUnreachable
 from tokenstone.evaluate import Evaluation
+from tokenstone.fleet import Fleet
 from tokenstone.report import Report
 from tokenstone.run import RunState
 from tokenstone.wire import (
+    METRICS_ADDRESS,
+    AuditEntry,
+    ClusterPrice,
+    Facts,
     InferenceFacts,
     IngestAnswer,
+    KeyCreate,
+    KeyMade,
+    KeyView,
     NodeView,
     Page,
     PriceChoice,
@@ -38,18 +49,42 @@ from tokenstone.wire import (
 )
 
 Answer = TypeVar("Answer", bound=BaseModel)
+_Document = RootModel[dict[str, Any]]
 _PAUSE_SECONDS = 0.05
 _PAGE = 500
 
 
+API_KEY, API_KEY_FILE = "TOKENSTONE_API_KEY", "TOKENSTONE_API_KEY_FILE"
+
+
+def api_key_from_environment() -> str | None:
+    """The key that the environment gives, itself or in a file; raises InvalidFile for a file that cannot be read."""
+    key = os.environ.get(API_KEY, "").strip()
+    path = os.environ.get(API_KEY_FILE, "").strip()
+    if key or not path:
+        return key or None
+    try:
+        return Path(path).read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidFile("the API key cannot be read", where=path, hint=f"check {API_KEY_FILE}") from error
+
+
 class Client:
-    """A service at `base_url`; `timeout` is the most seconds that one answer may take."""
+    """A service at `base_url`; `timeout` is the most seconds that one answer may take.
+
+    Without `api_key`, the key is that of the environment (`TOKENSTONE_API_KEY`, or the file that
+    `TOKENSTONE_API_KEY_FILE` names), if there is one. Raises ServiceUnreachable for what is no URL, InvalidFile for a
+    key that cannot be read.
+    """
 
     def __init__(self, base_url: str, api_key: str | None = None, timeout: float = 30.0) -> None:
         self.base_url = base_url.rstrip("/")
+        api_key = api_key or api_key_from_environment()
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
             self._http = httpx.Client(base_url=self.base_url, timeout=timeout, headers=headers)
+        except UnicodeEncodeError as error:
+            raise InvalidFile("an API key holds ASCII alone", where=API_KEY, hint="copy it anew") from error
         except httpx.InvalidURL as error:
             raise ServiceUnreachable(f"not a URL: {error}", where=self.base_url) from error
 
@@ -65,13 +100,20 @@ class Client:
 
     # --- telemetry
 
+    def announce(self, metrics_address: str) -> None:
+        """Say with every batch where the agent serves `/metrics`: HOST:PORT, or :PORT for the address it sends from."""
+        self._http.headers[METRICS_ADDRESS] = metrics_address
+
     def push_windows(self, batch_json: bytes) -> IngestAnswer:
         """Hand over a WindowBatch, as gzip of its JSON."""
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         return self._ask(IngestAnswer, "POST", "/v1/windows", content=batch_json, headers=headers)
 
     def windows(self, **wanted: str | float) -> Iterator[WindowRow]:
-        """All windows that match: `cluster`, `node`, `device`, `metric`, `start` and `end` (Unix seconds)."""
+        """All windows that match: `cluster`, `node`, `device`, `metric`, `start` and `end` (Unix seconds).
+
+        With `step` (seconds), one row for each step; with `aggregation="cluster"`, one for all series of a metric.
+        """
         return self._pages(Page[WindowRow], "/v1/windows", wanted)
 
     def nodes(self, *, cluster: str | None = None) -> Iterator[NodeView]:
@@ -96,9 +138,15 @@ class Client:
         """One run as it stands."""
         return self._ask(RunView, "GET", _run(run_id))
 
-    def runs(self, *, state: RunState | None = None, cluster: str | None = None) -> Iterator[RunView]:
+    def runs(
+        self, *, state: RunState | None = None, cluster: str | None = None, spec_id: str | None = None
+    ) -> Iterator[RunView]:
         """All runs, the newest first."""
-        return self._pages(Page[RunView], "/v1/runs", {"state": state, "cluster": cluster})
+        return self._pages(Page[RunView], "/v1/runs", {"state": state, "cluster": cluster, "spec_id": spec_id})
+
+    def facts(self, run_id: str) -> TrainingFacts | InferenceFacts:
+        """What a run did, as its workload told it."""
+        return self._ask(RootModel[Facts], "GET", _run(run_id, "/facts")).root
 
     # --- results
 
@@ -106,9 +154,13 @@ class Client:
         """The latest evaluation of a run."""
         return self._ask(Evaluation, "GET", _run(run_id, "/score"))
 
-    def score_run(self, run_id: str, price: PriceChoice) -> Evaluation:
-        """Score a run again, with the windows and the price of now."""
-        return self._send(Evaluation, "POST", _run(run_id, "/scores"), price)
+    def score_run(self, run_id: str, price: PriceChoice, *, idempotency_key: str | None = None) -> Evaluation:
+        """Score a run again, with the windows and the price of now. A key makes a second attempt harmless."""
+        return self._send(Evaluation, "POST", _run(run_id, "/scores"), price, idempotency_key)
+
+    def compare(self, a: Sequence[str], b: Sequence[str]) -> dict[str, Any]:
+        """Compare the runs of b with those of a: figures, ratios and intervals, as the service says them."""
+        return self._ask(_Document, "GET", "/v1/comparisons", params={"a": list(a), "b": list(b)}).root
 
     def add_price_book(self, book: PriceBook) -> PriceBook:
         """Add a version of a price book."""
@@ -121,6 +173,38 @@ class Client:
     def report_html(self, run_ids: Sequence[str]) -> str:
         """The report on some runs, as a page."""
         return self._request("GET", "/v1/reports/html", params={"run": list(run_ids)}).text
+
+    # --- the fleet
+
+    def fleet(self, **wanted: str | float | date | None) -> Fleet:
+        """How device-hours were spent, in money: `cluster`, `start` and `end` (days).
+
+        A price instead of the clusters' own is `usd_per_device_hour`, or `price_book` with or without `price_row`.
+        """
+        params = {name: str(value) for name, value in wanted.items() if value is not None}
+        return self._ask(Fleet, "GET", "/v1/fleet", params=params)
+
+    def set_cluster_price(self, price: ClusterPrice) -> ClusterPrice:
+        """Price a cluster's devices from a day on."""
+        return self._send(ClusterPrice, "PUT", "/v1/cluster-prices", price)
+
+    # --- administration
+
+    def create_key(self, wanted: KeyCreate, *, idempotency_key: str | None = None) -> KeyMade:
+        """Create an API key; the answer is the only place that ever holds it."""
+        return self._send(KeyMade, "POST", "/v1/keys", wanted, idempotency_key)
+
+    def keys(self) -> Iterator[KeyView]:
+        """All keys, the newest first, revoked ones too."""
+        return self._pages(Page[KeyView], "/v1/keys", {})
+
+    def revoke_key(self, prefix: str) -> KeyView:
+        """Revoke a key for good."""
+        return self._ask(KeyView, "DELETE", f"/v1/keys/{quote(prefix, safe='')}")
+
+    def audit(self) -> Iterator[AuditEntry]:
+        """What administrators did, the newest first."""
+        return self._pages(Page[AuditEntry], "/v1/audit", {})
 
     # --- operation
 
@@ -139,9 +223,13 @@ class Client:
 
     # --- HTTP
 
-    def _send(self, model: type[Answer], method: str, path: str, body: BaseModel) -> Answer:
-        content = body.model_dump_json().encode()
-        return self._ask(model, method, path, content=content, headers={"Content-Type": "application/json"})
+    def _send(
+        self, model: type[Answer], method: str, path: str, body: BaseModel, idempotency_key: str | None = None
+    ) -> Answer:
+        headers = {"Content-Type": "application/json"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        return self._ask(model, method, path, content=body.model_dump_json().encode(), headers=headers)
 
     def _pages(self, model: type[Page[Answer]], path: str, wanted: Mapping[str, Any]) -> Iterator[Answer]:
         params = {name: value for name, value in wanted.items() if value is not None} | {"limit": _PAGE}

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tokenstone.day import Day
 from tokenstone.errors import InvalidFile, InvalidValue, UnknownName
 from tokenstone.ledger import Ledger
 
@@ -143,7 +144,7 @@ class PriceRow(_Row):
     basis: Literal["rental", "owned"]
     usd_per_device_hour: Money | None = None
     owned: OwnedCost | None = None
-    effective_from: date
+    effective_from: Day
     source: Annotated[str, Field(min_length=1, max_length=500)]
     verified: bool = False
     note: Annotated[str, Field(max_length=500)] = ""
@@ -159,7 +160,7 @@ class PriceBook(_Row):
     """Dated prices under a name and a version."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    version: Annotated[str, Field(min_length=1, max_length=100)]
+    version: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
     currency: Literal["USD"] = "USD"
     rows: list[PriceRow] = Field(min_length=1, max_length=10_000)
 

@@ -8,11 +8,16 @@
     └── OperationError             the request was sound, the world was not; exit code 1
         ├── NotFound               HTTP 404
         ├── Conflict               HTTP 409: the state does not allow it
+        ├── KeyNeeded              HTTP 401: no key, or none that is in force
+        ├── NotAllowed             HTTP 403: the key does not allow it
         ├── ServiceUnreachable     nobody answers, or answers something else
         ├── ServiceRefused         the service answered with a problem document
         ├── PortInUse              another program listens there
         ├── NotWritable            a folder or file that we must write and cannot
         ├── StoreDamaged           the database is not one of ours, or is broken
+        ├── StoreUnavailable       HTTP 503: the database does not answer now; it is worth trying again
+        ├── StoreFull              HTTP 507: the disk of the database is full
+        ├── MissingTool            a program that is needed is not installed
         ├── MissingExtra           an optional part of Tokenstone is not installed
         └── WorkloadFailed         the reference program ended without its result
 
@@ -31,6 +36,8 @@ class TokenstoneError(Exception):
     exit_code = 1
     http_status = 500
     slug = "error"
+    retry_after_seconds: int | None = None
+    """When the same request is worth a second attempt, if it is."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what = what
@@ -96,6 +103,20 @@ class Conflict(OperationError):
     slug = "conflict"
 
 
+class KeyNeeded(OperationError):
+    """The service asks for an API key, and was given none that is in force."""
+
+    http_status = 401
+    slug = "key-needed"
+
+
+class NotAllowed(OperationError):
+    """The key does not allow it."""
+
+    http_status = 403
+    slug = "not-allowed"
+
+
 class ServiceUnreachable(OperationError):
     """Nobody answers at that address, or something that is not Tokenstone does."""
 
@@ -107,6 +128,8 @@ class ServiceRefused(OperationError):
     """The service answered with a problem document."""
 
     slug = "service-refused"
+    retry_after_seconds: float | None = None
+    """How long the service wants to be left alone, where it says so."""
 
     def __init__(self, what: str, *, status: int, where: str = "", hint: str = "") -> None:
         self.status = status
@@ -130,6 +153,28 @@ class StoreDamaged(OperationError):
 
     http_status = 503
     slug = "store-damaged"
+
+
+class StoreUnavailable(OperationError):
+    """The database does not answer now."""
+
+    http_status = 503
+    slug = "store-unavailable"
+    retry_after_seconds = 2
+
+
+class StoreFull(OperationError):
+    """The disk of the database is full. Nothing is stored by halves."""
+
+    http_status = 507
+    slug = "store-full"
+    retry_after_seconds = 30
+
+
+class MissingTool(OperationError):
+    """A program that is needed is not installed."""
+
+    slug = "missing-tool"
 
 
 class MissingExtra(OperationError):

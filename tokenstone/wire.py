@@ -6,10 +6,12 @@ All models refuse unknown keys and non-finite numbers.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tokenstone.day import Day
 from tokenstone.run import RunState, WorkloadSpec
 
 SCHEMA_VERSION = 1
@@ -18,7 +20,8 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 """Names of clusters, nodes and devices: what host names and UUIDs are made of."""
 RunId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]*$")]
 """Names of runs: they stand in paths, so they hold no slash."""
-Text = Annotated[str, Field(max_length=500)]
+Text = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+"""Free text. No database keeps the character NUL."""
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Amount = Annotated[float, Field(ge=0, le=1e40)]
 UnixSeconds = Annotated[float, Field(ge=0, le=1e11)]
@@ -97,15 +100,21 @@ class WindowBatch(WireModel):
         return self
 
 
+METRICS_ADDRESS = "Tokenstone-Metrics-Address"
+"""Header with a batch: HOST:PORT where the agent serves `/metrics`; without a host, where the batch comes from."""
+
+
 class IngestAnswer(WireModel):
     """What the service says to a batch."""
 
     status: Literal["accepted", "duplicate"]
     windows: int
-    missing_sequences: list[tuple[int, int]] = Field(default_factory=list)
-    """Ranges (first, last) of this epoch that have not arrived."""
+    missing_sequences: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = Field(default_factory=list)
+    """Ranges [first, last] of this epoch that have not arrived."""
     window_seconds: float = 10.0
     """The window length that the service asks for: 1 s while a run is active on the node."""
+    server_unix_seconds: UnixSeconds | None = None
+    """The service's clock, so that the agent can tell how far its own is off."""
 
 
 class NodeView(WireModel):
@@ -338,6 +347,96 @@ class PriceChoice(WireModel):
     usd_per_device_hour: Amount | None = None
     price_book: Text | None = None
     price_row: Text | None = None
+
+
+# --- operating the service -------------------------------------------------------------------------------------
+
+
+class KeyScope(StrEnum):
+    """What a key may do. `admin` may do everything."""
+
+    INGEST = "ingest"
+    READ = "read"
+    ADMIN = "admin"
+
+
+class KeyCreate(WireModel):
+    """Ask for an API key. Without a cluster it is for all of them; an admin's key always is."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=200)]
+    scopes: list[KeyScope] = Field(min_length=1, max_length=3)
+    cluster: Name | None = None
+    expires_unix_seconds: UnixSeconds | None = None
+
+    @model_validator(mode="after")
+    def _admins_have_no_cluster(self) -> Self:
+        if self.cluster is not None and KeyScope.ADMIN in self.scopes:
+            raise ValueError("a key for one cluster cannot have the scope admin")
+        return self
+
+
+class KeyView(WireModel):
+    """A key as lists show it: never the key itself."""
+
+    prefix: str
+    name: str
+    scopes: list[KeyScope]
+    cluster: str | None
+    created_unix_seconds: float
+    expires_unix_seconds: float | None
+    revoked_unix_seconds: float | None
+
+
+class KeyMade(KeyView):
+    """A new key, told this once."""
+
+    key: str
+
+
+class DatedPrice(WireModel):
+    """What devices cost from a day on: a figure, or a price book.
+
+    Without `price_row`, a book prices each device by its one row for the device's hardware.
+    """
+
+    effective_from: Day
+    usd_per_device_hour: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    price_book: Annotated[Text, Field(min_length=1)] | None = None
+    """NAME, whose latest version counts, or NAME@VERSION."""
+    price_row: Text | None = None
+
+    @model_validator(mode="after")
+    def _is_one_price(self) -> Self:
+        if (self.usd_per_device_hour is None) == (self.price_book is None):
+            raise ValueError("give either usd_per_device_hour or price_book")
+        if self.price_row is not None and self.price_book is None:
+            raise ValueError("price_row is a row of price_book, which is not given")
+        return self
+
+
+class ClusterPrice(DatedPrice):
+    """What the devices of a cluster cost from a day on."""
+
+    cluster: Name
+
+
+class AuditEntry(WireModel):
+    """One act of an administrator. `actor` is the prefix of a key, "local", or "command line"."""
+
+    number: int
+    at_unix_seconds: float
+    actor: str
+    action: str
+    target: str
+    detail: str
+    request_id: str
+
+
+class TargetGroup(WireModel):
+    """Agents that Prometheus is to scrape, in the form of its HTTP service discovery."""
+
+    targets: list[str]
+    labels: dict[str, str]
 
 
 Item = TypeVar("Item")

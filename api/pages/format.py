@@ -49,7 +49,7 @@ def fixed(value: float, places: int, unit: str = "") -> str:
     """
     if value == 0 or abs(value) < 1e-9 * 10.0**-places:
         return f"{unit}0"
-    if 0 < value < 0.5 * 10.0**-places:
+    if 0 < value <= 0.5 * 10.0**-places:  # a half is rounded to even, which is 0
         return f"<{unit}{10.0**-places:.{places}f}"
     return f"{'-' if value < 0 else ''}{unit}{abs(value):,.{places}f}"
 

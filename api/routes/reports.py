@@ -7,9 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
+from api.access import run_of
+from api.auth import Caller, Reader
 from api.deps import NowDep, StoreDep
 from api.leases import check_leases
-from api.openapi import EVERYWHERE, problems
+from api.openapi import GUARDED, problems
+from api.pages import PAGE_HEADERS
 from api.pages.render import report_html
 from api.scoring import evaluation_of
 from api.store.engine import Store
@@ -21,34 +24,29 @@ from tokenstone.wire import RunView
 router = APIRouter(prefix="/v1/reports", tags=["results"], responses=problems(404, 409))
 
 Runs = Annotated[list[str], Query(alias="run", min_length=1, max_length=50, description="Ids of runs of one cluster.")]
-# A page of figures: it loads nothing, runs nothing and is framed by nobody.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
-@router.get("", summary="Report on runs", responses=EVERYWHERE)
-def report(runs: Runs, store: StoreDep, now: NowDep) -> Report:
+@router.get("", summary="Report on runs", responses=GUARDED)
+def report(runs: Runs, caller: Reader, store: StoreDep, now: NowDep) -> Report:
     """The figures of each run and those they have together, by their latest evaluations."""
-    return _report(runs, store, now)
+    return _report(runs, caller, store, now)
 
 
 @router.get(
     "/html",
     summary="Report on runs, as a page",
     response_class=HTMLResponse,
-    responses=EVERYWHERE | {200: {"description": "A page that needs nothing else", "content": {"text/html": {}}}},
+    responses=GUARDED | {200: {"description": "A page that needs nothing else", "content": {"text/html": {}}}},
 )
-def report_page(runs: Runs, store: StoreDep, now: NowDep) -> HTMLResponse:
+def report_page(runs: Runs, caller: Reader, store: StoreDep, now: NowDep) -> HTMLResponse:
     """The same report for people: one file without scripts."""
-    return HTMLResponse(report_html(_report(runs, store, now)), headers=_PAGE_HEADERS)
+    return HTMLResponse(report_html(_report(runs, caller, store, now)), headers=PAGE_HEADERS)
 
 
-def _report(run_ids: list[str], store: Store, now: float) -> Report:
+def _report(run_ids: list[str], caller: Caller, store: Store, now: float) -> Report:
     check_leases(store, now)
     with store.reading() as session:
-        evaluated = [evaluation_of(session, run_id) for run_id in dict.fromkeys(run_ids)]
+        evaluated = [evaluation_of(session, run_of(session, caller, run_id)) for run_id in dict.fromkeys(run_ids)]
     _check_together(evaluated)
     return build_report(evaluated, created_unix_seconds=now)
 

@@ -1,155 +1,170 @@
-"""Opens the database and hands out sessions: many that read, one at a time that writes.
-
-SQLite runs in WAL mode with synchronous=NORMAL. What was acknowledged survives the death of the process at any
-moment, because it lies in the log file by then; the operating system going down can cost the last commits (never the
-integrity of the file), which FULL would save at the price of one fsync for each batch. Power loss in mid-ingest is
-rare and costs seconds of telemetry, so the throughput was preferred.
-"""
+"""Opens the database and hands out sessions: many that read, one at a time that writes."""
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
+from api.store.connect import Engines, check_sqlite_file, is_sqlite, make_engines, parsed
 from api.store.faults import RESTORE, translated
-from api.store.migrate import upgrade
-from tokenstone.errors import InvalidValue, NotWritable, StoreDamaged
+from api.store.known_nodes import KnownNodes
+from api.store.migrate import downgrade, upgrade
+from api.store.partitions import Partitions
+from api.store.statements import take_turn
+from tokenstone.errors import Conflict, StoreDamaged
 
 __all__ = ["Session", "Store", "open_store"]
 
-BUSY_SECONDS = 10
 QUICK_CHECK_BYTES = 256_000_000
 """Largest SQLite file that is checked whole at start: about a second on a laptop."""
 
 
 class Store:
-    """A database with today's schema."""
+    """A database. Made by `open_store`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.where = engine.url.render_as_string(hide_password=True)
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.where = url.render_as_string(hide_password=True)
+        self._engines: Engines = make_engines(url)
         # SQLite takes one writer; waiting here is fair, and cheaper than polling its lock.
-        self._turn: AbstractContextManager[Any] = threading.Lock() if _is_sqlite(engine.url) else nullcontext()
-        self._writing_engine = engine.execution_options(tokenstone_writes=True)
+        self._turn: AbstractContextManager[Any] = threading.Lock() if is_sqlite(url) else nullcontext()
+        self._lock: IO[bytes] | None = None
+        self.partitions = Partitions()
+        self._info = {"known_nodes": KnownNodes(), "partitions": self.partitions}
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Which of the two databases it is."""
+        return is_sqlite(self.url)
+
+    @property
+    def file(self) -> Path:
+        """The file of a SQLite database."""
+        return Path(str(self.url.database))
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that sees one moment of the database. Raises StoreDamaged or OperationError."""
-        with translated(self.where), Session(self._engine) as session:
+        """A session that sees one moment of the database and cannot change it.
+
+        Raises StoreUnavailable, StoreDamaged or OperationError.
+        """
+        with translated(self.where), Session(self._engines.reading) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session whose changes are stored whole at the end, or not at all. Raises as `reading`, and NotWritable."""
-        with translated(self.where), self._turn, Session(self._writing_engine) as session, session.begin():
+        """A session whose changes are stored whole at the end, or not at all.
+
+        Raises as `reading`, and NotWritable and StoreFull.
+        """
+        with (
+            translated(self.where),
+            self._turn,
+            Session(self._engines.writing, info=self._info) as session,
+            session.begin(),
+        ):
             yield session
 
     def check(self) -> None:
-        """Raise StoreDamaged unless the database answers."""
+        """Raise StoreUnavailable or StoreDamaged unless the database answers."""
         with self.reading() as session:
             session.execute(text("SELECT 1"))
 
+    def upgrade(self) -> tuple[str | None, str]:
+        """Bring the schema up to date, in one transaction. Returns the schema before and the one now."""
+        with self.writing() as session:
+            take_turn(session, "schema")
+            return upgrade(session.connection(), self.where)
+
+    def downgrade(self, revision: str) -> tuple[str | None, str]:
+        """Take the schema back, in one transaction. Returns the schema before and the one now."""
+        with self.writing() as session:
+            take_turn(session, "schema")
+            return downgrade(session.connection(), revision, self.where)
+
+    def make_partitions(self, *, now: float) -> None:
+        """Make the partitions of the days to come, which only PostgreSQL has."""
+        if not self.is_sqlite:
+            with translated(self.where):
+                self.partitions.make_ahead(self._engines.writing, now=now)
+
+    def hold(self) -> None:
+        """Keep a SQLite database for this process alone until `close`, or its death; raises Conflict.
+
+        Two services on one file would not see each other's locks in their own process and prune each other's work.
+        PostgreSQL serves several.
+        """
+        if not self.is_sqlite or self._lock is not None:
+            return
+        lock = self.file.with_name(f"{self.file.name}.lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise Conflict(
+                "another service, or a restore, uses this database",
+                where=str(self.file),
+                hint="end it, choose another --data, or use PostgreSQL, which several services can share",
+            ) from error
+        self._lock = lock
+
+    def table_names(self) -> list[str]:
+        """Names of the tables that are there."""
+        with self.reading() as session:
+            return inspect(session.connection()).get_table_names()
+
+    def close_connections(self) -> None:
+        """Close every connection; they are opened again when they are needed."""
+        for engine in self._engines:
+            engine.dispose()
+
     def close(self) -> None:
-        """Close every connection."""
-        self._engine.dispose()
+        """Close every connection, and let the database go."""
+        self.close_connections()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
 def open_store(url_text: str) -> Store:
-    """Open the database, make it if there is none, and bring its schema up to date.
+    """Open the database for a service: make it if there is none, and bring its schema up to date.
 
-    Raises InvalidValue for the URL, NotWritable, and StoreDamaged for a database that is broken or not ours.
+    Raises InvalidValue for the URL, MissingExtra, NotWritable, Conflict where another service has it, StoreUnavailable,
+    and StoreDamaged for a database that is broken or not ours.
     """
-    url = _parsed(url_text)
-    if _is_sqlite(url):
-        _check_sqlite_file(url)
-    engine = _engine(url)
-    store = Store(engine)
+    store = connect(url_text)
     try:
+        store.hold()
         with translated(store.where):
-            if _is_sqlite(url):
-                _quick_check(engine, store.where)
-            with store.writing() as session:
-                upgrade(session.connection(), store.where)
+            if store.is_sqlite:
+                _quick_check(store)
+            store.upgrade()
     except BaseException:
         store.close()
         raise
     return store
 
 
-def _is_sqlite(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite"
+def connect(url_text: str) -> Store:
+    """The database as it is, beside a service that may be running. Raises as `open_store`."""
+    url = parsed(url_text)
+    if is_sqlite(url):
+        check_sqlite_file(url)
+    return Store(url)
 
 
-def _parsed(text: str) -> URL:
-    hint = "use sqlite:////path/to/file.db or postgresql+psycopg://user@host/name"
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError) as error:
-        # The text may hold a password, so it is not repeated.
-        raise InvalidValue("not a database URL", where="--database", hint=hint) from error
-    if url.get_backend_name() not in {"sqlite", "postgresql"}:
-        raise InvalidValue(f"no support for {url.get_backend_name()!r}", where="--database", hint=hint)
-    if _is_sqlite(url) and url.database in {None, "", ":memory:"}:
-        raise InvalidValue("a database in memory would forget everything", where="--database", hint=hint)
-    return url
-
-
-def _check_sqlite_file(url: URL) -> None:
-    path = Path(str(url.database))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise NotWritable(
-            f"the database file cannot be written: {reason}",
-            where=str(path),
-            hint="choose another --data or --database",
-        ) from error
-
-
-def _engine(url: URL) -> Engine:
-    hint = "install its driver, or name another in the URL"
-    try:
-        if not _is_sqlite(url):
-            return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=30)
-        engine = create_engine(url, pool_size=10, max_overflow=30, connect_args={"timeout": BUSY_SECONDS})
-    except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise InvalidValue(f"no driver for {url.drivername!r}: {error}", where="--database", hint=hint) from error
-    event.listen(engine, "connect", _set_up_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # The driver's own idea of when a transaction begins is switched off: `_begin_sqlite` says when.
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A writer takes the lock at once: one that has read first could not wait for it any more.
-    writes = connection.get_execution_options().get("tokenstone_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _quick_check(engine: Engine, where: str) -> None:
-    if Path(str(engine.url.database)).stat().st_size > QUICK_CHECK_BYTES:
+def _quick_check(store: Store) -> None:
+    if store.file.stat().st_size > QUICK_CHECK_BYTES:
         return
-    with engine.connect() as connection:
-        found = connection.execute(text("PRAGMA quick_check(1)")).scalar()
+    with store.reading() as session:
+        found = session.execute(text("PRAGMA quick_check(1)")).scalar()
     if found != "ok":
-        raise StoreDamaged(f"the database is damaged: {found}", where=where, hint=RESTORE)
+        raise StoreDamaged(f"the database is damaged: {found}", where=store.where, hint=RESTORE)

@@ -12,6 +12,7 @@ from api.store.paging import decode_cursor, make_page
 from api.store.runs import view
 from api.store.tables import EvaluationRow, Run, RunFacts
 from api.views import Scored
+from tokenstone.errors import NotFound
 from tokenstone.evaluate import Evaluation
 from tokenstone.wire import Facts, InferenceFacts, Page, RunView, TrainingFacts
 
@@ -26,10 +27,32 @@ def find_facts(session: Session, run: Run) -> TrainingFacts | InferenceFacts | N
 
 def add_facts(session: Session, run: Run, facts: TrainingFacts | InferenceFacts, *, now: float) -> None:
     """Keep the facts of a run that has none."""
-    session.add(RunFacts(run=run.id, received_unix_seconds=now, body=facts.model_dump_json()))
+    started = facts.started_unix_seconds
+    session.add(
+        RunFacts(
+            run=run.id,
+            received_unix_seconds=now,
+            started_unix_seconds=started,
+            ended_unix_seconds=started + facts.allocated_seconds,
+            body=facts.model_dump_json(),
+        )
+    )
 
 
-def add_evaluation(session: Session, run: Run, evaluation: Evaluation, *, now: float) -> Scored:
+class PricedBy(NamedTuple):
+    """What an evaluation was priced by: a row of a version of a book, or a figure given by hand."""
+
+    usd_per_device_hour: float | None = None
+    price_book: str | None = None
+    price_row: str | None = None
+
+
+UNPRICED = PricedBy()
+
+
+def add_evaluation(
+    session: Session, run: Run, evaluation: Evaluation, priced_by: PricedBy = UNPRICED, *, now: float
+) -> Scored:
     """Append an evaluation; those before it stay."""
     bill = evaluation.bill
     row = EvaluationRow(
@@ -40,6 +63,7 @@ def add_evaluation(session: Session, run: Run, evaluation: Evaluation, *, now: f
         usd_per_million_tokens=bill.usd_per_million_tokens if bill else None,
         device_seconds_per_million_tokens=bill.device_seconds_per_million_tokens if bill else None,
         body=evaluation.model_dump_json(),
+        **priced_by._asdict(),
     )
     session.add(row)
     session.flush()
@@ -62,9 +86,29 @@ def page_of_evaluations(session: Session, run: Run, *, cursor: str | None, limit
     return make_page(rows, limit, item=_scored, key=lambda row: (row.id,))
 
 
+def get_evaluation(session: Session, run: Run, number: int) -> Scored:
+    """One evaluation of a run; raises NotFound."""
+    row = session.get(EvaluationRow, number) if number < 2**63 else None
+    if row is None or row.run != run.id:
+        raise NotFound(
+            f"run {run.run_id} has no score {number}", where="number", hint=f"GET /v1/runs/{run.run_id}/scores"
+        )
+    return _scored(row)
+
+
 def _scored(row: EvaluationRow) -> Scored:
     evaluation = Evaluation.model_validate_json(row.body)
-    return Scored(number=row.id, created_unix_seconds=row.created_unix_seconds, evaluation=evaluation)
+    return Scored(
+        number=row.id,
+        created_unix_seconds=row.created_unix_seconds,
+        schema_version=evaluation.schema_version,
+        inputs_hash=row.inputs_hash,
+        validity=evaluation.validity,
+        usd_per_device_hour=row.usd_per_device_hour,
+        price_book=row.price_book,
+        price_row=row.price_row,
+        evaluation=evaluation,
+    )
 
 
 class SpecFigures(NamedTuple):

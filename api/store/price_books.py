@@ -15,7 +15,7 @@ from tokenstone.wire import Page
 
 def add_price_book(session: Session, book: PriceBook, *, now: float) -> bool:
     """Keep a version of a price book; return whether it is new. Raises Conflict where that version says otherwise."""
-    present = _find(session, book.name, book.version)
+    present = find_price_book(session, book.name, book.version)
     if present is None:
         row = {"name": book.name, "version": book.version, "created_unix_seconds": now, "body": book.model_dump_json()}
         insert_new(session, PriceBookRow, [row])
@@ -29,9 +29,13 @@ def add_price_book(session: Session, book: PriceBook, *, now: float) -> bool:
     return False
 
 
-def page_of_price_books(session: Session, *, cursor: str | None, limit: int) -> Page[PriceBook]:
-    """All versions of all books, the newest first."""
+def page_of_price_books(
+    session: Session, *, name: str | None = None, cursor: str | None, limit: int
+) -> Page[PriceBook]:
+    """All versions of all books, or of one, the newest first."""
     query = select(PriceBookRow).order_by(PriceBookRow.id.desc()).limit(limit + 1)
+    if name is not None:
+        query = query.where(PriceBookRow.name == name)
     if cursor is not None:
         query = query.where(PriceBookRow.id < decode_cursor(cursor, int)[0])
     rows = session.scalars(query).all()
@@ -41,7 +45,7 @@ def page_of_price_books(session: Session, *, cursor: str | None, limit: int) -> 
 def get_price_book(session: Session, reference: str) -> PriceBook:
     """Find NAME (its latest version) or NAME@VERSION; raises UnknownName."""
     name, _, version = reference.partition("@")
-    book = _find(session, name, version or None)
+    book = find_price_book(session, name, version or None)
     if book is None:
         known = session.execute(select(PriceBookRow.name, PriceBookRow.version)).all()
         names = {name for name, _ in known} | {f"{name}@{version}" for name, version in known}
@@ -49,7 +53,8 @@ def get_price_book(session: Session, reference: str) -> PriceBook:
     return book
 
 
-def _find(session: Session, name: str, version: str | None) -> PriceBook | None:
+def find_price_book(session: Session, name: str, version: str | None) -> PriceBook | None:
+    """That version of a book, or its latest for None; None where there is none."""
     query = select(PriceBookRow.body).where(PriceBookRow.name == name).order_by(PriceBookRow.id.desc()).limit(1)
     if version is not None:
         query = query.where(PriceBookRow.version == version)

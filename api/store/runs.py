@@ -97,7 +97,13 @@ def get_run(session: Session, run_id: str, *, lock: bool = False) -> Run:
 
 
 def page_of_runs(
-    session: Session, *, state: RunState | None, cluster: str | None, cursor: str | None, limit: int
+    session: Session,
+    *,
+    state: RunState | None,
+    cluster: str | None,
+    spec_id: str | None,
+    cursor: str | None,
+    limit: int,
 ) -> Page[RunView]:
     """Runs, the newest first."""
     query = select(Run).order_by(Run.id.desc()).limit(limit + 1)
@@ -105,6 +111,8 @@ def page_of_runs(
         query = query.where(Run.state == state.value)
     if cluster is not None:
         query = query.where(Run.cluster == cluster)
+    if spec_id is not None:
+        query = query.where(Run.spec_id == spec_id)
     if cursor is not None:
         query = query.where(Run.id < decode_cursor(cursor, int)[0])
     return make_page(session.scalars(query).all(), limit, item=view, key=lambda run: (run.id,))

@@ -87,7 +87,7 @@ class SeriesRow(Base):
     """A time series of a node."""
 
     __tablename__ = "series"
-    __table_args__ = (UniqueConstraint("node_id", "metric", "device", "labels"),)
+    __table_args__ = (UniqueConstraint("node_id", "metric", "device", "labels"), Index(None, "metric"))
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"))
@@ -97,13 +97,13 @@ class SeriesRow(Base):
     """JSON with sorted keys."""
 
 
-class Window(Base):
-    """One window of a series. Stored in the order of its key, which is the order of every query."""
+class _WindowColumns:
+    """What windows have, wherever they are kept.
 
-    __tablename__ = "windows"
-    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+    Series are never deleted and their ids come from our own look-up, so no foreign key is checked for every row.
+    """
 
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    series_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
     duration_seconds: Mapped[float]
     count: Mapped[int]
@@ -111,6 +111,86 @@ class Window(Base):
     minimum: Mapped[float | None]
     maximum: Mapped[float | None]
     delta: Mapped[float | None]
+
+
+class Window(_WindowColumns, Base):
+    """One window of a series, kept for days. In the order of its key, which is the order of every query.
+
+    PostgreSQL keeps each day (UTC) in a partition of its own, which is dropped when the day is forgotten
+    (api/store/partitions.py).
+    """
+
+    __tablename__ = "windows"
+    __table_args__ = {  # noqa: RUF012  SQLAlchemy's own form
+        "sqlite_with_rowid": False,
+        "postgresql_partition_by": "RANGE (start_unix_seconds)",
+    }
+
+
+class RunWindow(_WindowColumns, Base):
+    """A window that was measured during a run: moved here when its day is forgotten, and kept as long as the run."""
+
+    __tablename__ = "run_windows"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+
+
+class Hour(Base):
+    """An hour of a series, from its windows that begin in it. Kept for ever."""
+
+    __tablename__ = "hours"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+
+    series_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
+    observed_seconds: Mapped[float]
+    """Sum of the windows' durations."""
+    count: Mapped[int]
+    mean: Mapped[float | None]
+    """Weighted by the windows' counts."""
+    minimum: Mapped[float | None]
+    maximum: Mapped[float | None]
+    delta: Mapped[float | None]
+    integral: Mapped[float | None]
+    """Sum of mean x duration: busy seconds of a busy ratio, joules of watts."""
+
+
+class ClusterHour(Base):
+    """An hour of a metric over all series of a cluster, from their hours. Kept for ever."""
+
+    __tablename__ = "cluster_hours"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012  SQLAlchemy's own form
+
+    cluster: Mapped[str] = mapped_column(primary_key=True)
+    metric: Mapped[str] = mapped_column(primary_key=True)
+    start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
+    series: Mapped[int]
+    """How many series had windows in that hour."""
+    observed_seconds: Mapped[float]
+    count: Mapped[int]
+    mean: Mapped[float | None]
+    minimum: Mapped[float | None]
+    maximum: Mapped[float | None]
+    delta: Mapped[float | None]
+    integral: Mapped[float | None]
+
+
+class PendingHour(Base):
+    """An hour of a node that has windows which are not in its hourly roll-up yet."""
+
+    __tablename__ = "pending_hours"
+
+    node_id: Mapped[int] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
+    start_unix_seconds: Mapped[float] = mapped_column(primary_key=True)
+    touched_unix_seconds: Mapped[float]
+
+
+class Horizon(Base):
+    """A point in time that housekeeping has reached (api/store/horizons.py)."""
+
+    __tablename__ = "horizons"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    unix_seconds: Mapped[float]
 
 
 class Run(Base):
@@ -150,6 +230,9 @@ class RunFacts(Base):
 
     run: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     received_unix_seconds: Mapped[float]
+    started_unix_seconds: Mapped[float]
+    ended_unix_seconds: Mapped[float]
+    """The allocation, by the clock of the workload: the windows in between belong to the run."""
     body: Mapped[str]
 
 
@@ -166,6 +249,10 @@ class EvaluationRow(Base):
     usd_per_million_tokens: Mapped[float | None]
     device_seconds_per_million_tokens: Mapped[float | None]
     body: Mapped[str]
+    price_book: Mapped[str | None]
+    """NAME@VERSION of the book that it was priced by; none where the price was given by hand or there is none."""
+    price_row: Mapped[str | None]
+    usd_per_device_hour: Mapped[float | None]
 
 
 class PriceBookRow(Base):
@@ -177,5 +264,77 @@ class PriceBookRow(Base):
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str]
     version: Mapped[str]
+    created_unix_seconds: Mapped[float]
+    body: Mapped[str]
+
+
+class ApiKeyRow(Base):
+    """A key of the API. Of the secret only a salted hash is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    prefix: Mapped[str] = mapped_column(unique=True)
+    """The part that is shown, and by which a key is found."""
+    salt: Mapped[str]
+    digest: Mapped[str]
+    name: Mapped[str]
+    scopes: Mapped[str]
+    """JSON: names of scopes."""
+    cluster: Mapped[str | None]
+    """The only cluster that the key is for; none is all."""
+    created_unix_seconds: Mapped[float]
+    expires_unix_seconds: Mapped[float | None]
+    revoked_unix_seconds: Mapped[float | None]
+
+
+class AuditRow(Base):
+    """What an administrator did. Only ever appended to."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    at_unix_seconds: Mapped[float]
+    actor: Mapped[str]
+    action: Mapped[str]
+    target: Mapped[str]
+    detail: Mapped[str]
+    request_id: Mapped[str]
+
+
+class IdempotencyRow(Base):
+    """An `Idempotency-Key` that a caller used, and what its request made."""
+
+    __tablename__ = "idempotency_keys"
+
+    caller: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    made: Mapped[str]
+    created_unix_seconds: Mapped[float] = mapped_column(index=True)
+
+
+class ScrapeTarget(Base):
+    """Where the agent of a node serves its metrics, as it said last."""
+
+    __tablename__ = "scrape_targets"
+
+    cluster: Mapped[str] = mapped_column(primary_key=True)
+    node: Mapped[str] = mapped_column(primary_key=True)
+    address: Mapped[str]
+    """HOST:PORT."""
+    seen_unix_seconds: Mapped[float]
+
+
+class ClusterPriceRow(Base):
+    """What a cluster's devices are priced by, from a day on. The latest row of a day counts."""
+
+    __tablename__ = "cluster_prices"
+    __table_args__ = (Index(None, "cluster", "effective_from"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    cluster: Mapped[str]
+    effective_from: Mapped[str]
+    """YYYY-MM-DD."""
     created_unix_seconds: Mapped[float]
     body: Mapped[str]

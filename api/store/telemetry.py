@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.store.paging import decode_cursor, make_page
-from api.store.tables import Node, NodeAbsence, NodeDevice, Run, RunNode, SeriesRow, Window
+from api.store.tables import Node, NodeAbsence, NodeDevice
+from api.store.windows import SeriesSelector, query_windows, windows_of_run
 from tokenstone.wire import AbsentMetric, Device, NodeView, Page, WindowRow
 
-LONGEST_WINDOW_SECONDS = 3600.0
-"""A window that starts this long before a run can still reach into it: agents make none that are longer."""
+__all__ = ["WindowFilter", "page_of_nodes", "page_of_windows", "query_windows", "windows_of_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,55 +29,10 @@ class WindowFilter:
     end: float | None = None
 
 
-_WINDOW_COLUMNS = (
-    Node.name, SeriesRow.device, SeriesRow.metric, SeriesRow.labels, Window.start_unix_seconds,
-    Window.duration_seconds, Window.count, Window.mean, Window.minimum, Window.maximum, Window.delta, Window.series_id,
-)  # fmt: skip
-
-
-def _windows() -> Select[*tuple[Any, ...]]:
-    joined = select(*_WINDOW_COLUMNS).join(SeriesRow, SeriesRow.id == Window.series_id)
-    return joined.join(Node, Node.id == SeriesRow.node_id).order_by(Window.series_id, Window.start_unix_seconds)
-
-
-def _window(row: Any) -> WindowRow:
-    return WindowRow(
-        node=row[0], device=row[1], metric=row[2], labels=json.loads(row[3]), start_unix_seconds=row[4],
-        duration_seconds=row[5], count=row[6], mean=row[7], minimum=row[8], maximum=row[9], delta=row[10],
-    )  # fmt: skip
-
-
 def page_of_windows(session: Session, wanted: WindowFilter, *, cursor: str | None, limit: int) -> Page[WindowRow]:
     """Windows by series and, within one, by time."""
-    query = _windows()
-    for column, value in (
-        (Node.cluster, wanted.cluster),
-        (Node.name, wanted.node),
-        (SeriesRow.device, wanted.device),
-        (SeriesRow.metric, wanted.metric),
-    ):
-        if value is not None:
-            query = query.where(column == value)
-    if wanted.start is not None:
-        query = query.where(Window.start_unix_seconds >= wanted.start)
-    if wanted.end is not None:
-        query = query.where(Window.start_unix_seconds < wanted.end)
-    if cursor is not None:
-        query = query.where(tuple_(Window.series_id, Window.start_unix_seconds) > decode_cursor(cursor, int, float))
-    rows = session.execute(query.limit(limit + 1)).all()
-    return make_page(rows, limit, item=_window, key=lambda row: (row[11], row[4]))
-
-
-def windows_of_run(session: Session, run: Run, *, start: float, end: float) -> list[WindowRow]:
-    """Windows of the run's nodes that may lie between `start` and `end`, in a fixed order."""
-    nodes = select(RunNode.node).where(RunNode.run == run.id)
-    query = _windows().where(
-        Node.cluster == run.cluster,
-        Node.name.in_(nodes),
-        Window.start_unix_seconds >= start - LONGEST_WINDOW_SECONDS,
-        Window.start_unix_seconds <= end,
-    )
-    return [_window(row) for row in session.execute(query)]
+    selector = SeriesSelector(wanted.cluster, wanted.node, wanted.device, wanted.metric)
+    return query_windows(session, selector, wanted.start, wanted.end, None, "series", limit, cursor)
 
 
 def page_of_nodes(session: Session, *, cluster: str | None, cursor: str | None, limit: int) -> Page[NodeView]:

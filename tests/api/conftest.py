@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,17 +15,26 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from postgresql_server import PostgreSQL
 
 from api import examples
 from api.main import create_app
 from api.settings import load_settings
+from api.store.keys import create_key
+from tokenstone.wire import KeyCreate
+
+BOTH_DATABASES = {
+    "test_ingest", "test_results", "test_runs", "test_retention", "test_store_queries", "test_fleet", "test_resources",
+}  # fmt: skip
+"""Test modules that run on SQLite and on PostgreSQL."""
 
 SERVE = """
 import sys
 import time
 from api.main import serve
 from api.settings import load_settings
-serve(load_settings(port=0, data=sys.argv[1]), on_ready=lambda url: print(url, flush=True))
+database = sys.argv[2] if len(sys.argv) > 2 else None
+serve(load_settings(port=0, data=sys.argv[1], database=database), on_ready=lambda url: print(url, flush=True))
 print("ended", flush=True)
 """
 
@@ -49,22 +59,64 @@ def data(tmp_path) -> Path:
     return tmp_path / "data"
 
 
+def pytest_generate_tests(metafunc):
+    if "database" in metafunc.fixturenames:
+        both = metafunc.module.__name__.rpartition(".")[2] in BOTH_DATABASES
+        metafunc.parametrize("database", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
+
+
 @pytest.fixture
-def open_api(data, clock) -> Iterator[Callable[..., TestClient]]:
-    """Start the application on the test's data; again is a restart."""
+def database(request, data) -> str:
+    """URL of an empty database of the kind that the test runs on."""
+    if request.param == "sqlite":
+        return f"sqlite:///{data / 'tokenstone.db'}"
+    return request.getfixturevalue("postgresql").new_database()
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory) -> Iterator[PostgreSQL]:
+    """A PostgreSQL server that these tests start themselves."""
+    with PostgreSQL.started() as server:
+        yield server
+
+
+@pytest.fixture
+def open_api(data, database, clock) -> Iterator[Callable[..., TestClient]]:
+    """Start the application on the test's data; again is a restart, and `open_api.end()` ends it."""
     with ExitStack() as stack:
 
         def start(**settings) -> TestClient:
             stack.close()
-            app = create_app(load_settings(data=data, **{"lease_check_seconds": 3600, **settings}), clock=clock)
+            app = create_app(
+                load_settings(data=data, **{"database": database, "lease_check_seconds": 3600, **settings}), clock=clock
+            )
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
+        start.end = stack.close
         yield start
 
 
 @pytest.fixture
 def api(open_api) -> TestClient:
     return open_api()
+
+
+@pytest.fixture
+def guarded(open_api) -> TestClient:
+    """The application as it is beyond loopback: every request needs a key."""
+    return open_api(authentication=True)
+
+
+@pytest.fixture
+def key(clock):
+    """Make a key straight in the store; return the headers that carry it."""
+
+    def make(api, *scopes: str, cluster: str | None = None, expires: float | None = None) -> dict[str, str]:
+        wanted = KeyCreate(name="test", scopes=scopes, cluster=cluster, expires_unix_seconds=expires)
+        with api.app.state.store.writing() as session:
+            return {"Authorization": f"Bearer {create_key(session, wanted, now=clock.now).key}"}
+
+    return make
 
 
 @pytest.fixture
@@ -169,12 +221,13 @@ def every_page():
 
 
 @pytest.fixture
-def service(data) -> Iterator[Callable[[], tuple[subprocess.Popen, str]]]:
-    """Start the real service in a process of its own: (process, URL)."""
+def service(data) -> Iterator[Callable[..., tuple[subprocess.Popen, str]]]:
+    """Start the real service in a process of its own, by default on SQLite: (process, URL)."""
     processes: list[subprocess.Popen] = []
 
-    def start() -> tuple[subprocess.Popen, str]:
-        process = subprocess.Popen([sys.executable, "-c", SERVE, str(data)], stdout=subprocess.PIPE, text=True)
+    def start(database: str = "", **environment: str) -> tuple[subprocess.Popen, str]:
+        command = [sys.executable, "-c", SERVE, str(data), *([database] if database else [])]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
         processes.append(process)
         url = process.stdout.readline().strip()
         assert url.startswith("http://127.0.0.1:"), "the service did not become ready"

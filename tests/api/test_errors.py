@@ -1,5 +1,7 @@
 """Whatever goes wrong at whatever path, the answer is a problem document."""
 
+import re
+
 import pytest
 
 JSON = {"Content-Type": "application/json"}
@@ -9,8 +11,9 @@ JSON = {"Content-Type": "application/json"}
 def operations(api) -> list[tuple[str, str, dict]]:
     """(method, path with names that nothing has, description) of every operation."""
     paths = api.get("/openapi.json").json()["paths"]
+    named = {"{run_id}": "nobody", "{number}": "7"}
     return [
-        (method.upper(), path.replace("{run_id}", "nobody").replace("{name}", "nothing"), operation)
+        (method.upper(), re.sub(r"{\w+}", lambda found: named.get(found[0], "nothing"), path), operation)
         for path, methods in paths.items()
         for method, operation in methods.items()
     ]
@@ -47,9 +50,14 @@ def test_a_body_that_is_not_what_it_should_be(api, operations, problem, content,
     assert checked >= 6
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/runs", "/v1/runs/a/b/c", "/v1/runs/", "/%00", "/v1/runs/x/../y"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v2/runs", "/v1/runs/a/b/c", "/v1/runs/", "/v1/runs/x/../y"])
 def test_a_path_that_is_none(api, problem, path):
     problem(api.get(path), 404)
+
+
+@pytest.mark.parametrize("path", ["/%00", "/v1/runs/a%00b", "/v1/nodes?cluster=a%00"])
+def test_a_character_that_no_database_keeps(api, problem, path):
+    assert "NUL" in problem(api.get(path), 422)["detail"]
 
 
 def test_a_fault_of_ours_tells_the_client_nothing(api, problem):

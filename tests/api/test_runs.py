@@ -112,7 +112,7 @@ def test_facts_are_told_once(api, end_run, problem):
 
 def test_facts_must_be_those_of_the_run(api, start_run, problem):
     start_run(api)
-    serving = {"kind": "inference", "started_unix_seconds": 0, "allocated_seconds": 1, "device_count": 1,
+    serving = {"kind": "inference", "started_unix_seconds": 1.7e9, "allocated_seconds": 1, "device_count": 1,
                "startup_seconds": 1, "iterations": {}, "requests": {}}  # fmt: skip
     assert problem(api.put(f"{LIFE}/facts", json=serving), 422)["where"] == "body.kind"
     two = examples.FACTS | {"devices": examples.FACTS["devices"] * 2}

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 
 from api.main import create_app
 from api.settings import load_settings
-from api.store import engine
+from api.store import connect
 from api.store.migrate import MIGRATIONS, upgrade
 from api.store.tables import Base
 from tokenstone.errors import InvalidValue, NotWritable, StoreDamaged
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_database_is_left_alone(data):
 
 def test_a_damaged_database_is_told(open_api, data, big_batch):
     open_api().post("/v1/windows", json=big_batch(2000))
-    open_api().close()
+    open_api.end()
     with closing(sqlite3.connect(data / "tokenstone.db")) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     file = data / "tokenstone.db"
@@ -107,6 +107,7 @@ def test_damage_in_mid_flight_is_a_problem_document(open_api, data, problem):
 
 def test_a_database_of_a_newer_version_is_refused(open_api, data):
     open_api()
+    open_api.end()
     with closing(sqlite3.connect(data / "tokenstone.db")) as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
         database.commit()
@@ -136,11 +137,13 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_a_database_held_by_another_program_is_told(open_api, data, problem, monkeypatch, batch):
-    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(connect, "BUSY_SECONDS", 0.05)
     api = open_api()
     with closing(sqlite3.connect(data / "tokenstone.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert "another program" in problem(api.post("/v1/windows", json=batch()), 500)["detail"]
+        refused = api.post("/v1/windows", json=batch())
+        assert "another program" in problem(refused, 503)["detail"]
+        assert refused.headers["Retry-After"]
         assert api.get("/v1/windows").json()["items"] == []
     assert api.post("/v1/windows", json=batch()).json()["status"] == "accepted"
 
