@@ -143,7 +143,7 @@ def _balancing(base: TrainingSpec) -> Technique:
         "load balancing without an auxiliary loss: a bias on each expert, for the choice alone",
         _changed(base, bias_update_rate=0.0),
         _changed(base, bias_update_rate=base.bias_update_rate or 1e-3),
-        "one rank",
+        f"one rank, {base.steps} steps",
         ("max_violation",),
     )
 
@@ -207,7 +207,7 @@ def _fp8(base: TrainingSpec) -> Technique:
         "matrix multiplications in FP8 with fine-grained scales, master weights as before",
         base,
         _changed(base, linear_precision="fp8"),
-        "one rank",
+        f"one rank, {base.steps} steps",
         ("loss_last",),
     )
 
@@ -231,7 +231,7 @@ def _recomputation(base: TrainingSpec) -> Technique:
         "activations of whole blocks are computed again rather than kept: less memory for more time",
         base,
         _changed(base, recompute="blocks"),
-        "one rank",
+        f"one rank, {base.steps} steps",
         ("peak_memory_bytes",),
     )
 
