@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -77,8 +77,8 @@ def command(
         probes = {
             ranks: session.probe(specs[0].dtype, ranks=ranks) for ranks in sorted({s.layout.ranks for s in specs})
         }
-        really = rate is not None and simulated is None
-        with slow_loopback(rate) if rate is not None and really else nullcontext([]) as launcher:
+        with ExitStack() as stack:
+            launcher = stack.enter_context(slow_loopback(rate)) if rate is not None and simulated is None else []
             return [
                 session.run(
                     "train", spec, probes[spec.layout.ranks], title=run.title,

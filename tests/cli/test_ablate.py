@@ -219,7 +219,7 @@ def test_the_table_in_a_narrow_terminal():
 def test_without_a_price_costs_are_device_seconds_and_with_few_runs_it_says_what_to_do():
     text = printed(ablation(["fp8"], FOUR, repetitions=1, price=None))
     assert "1 run a side" in text
-    assert "981.4" in text  # 5.025 s for 5,120 tokens
+    assert "245.4" in text  # 5.025 s for 20,480 tokens
     assert "$" not in text
     assert "--runs 4" in text
     assert "--price-per-device-hour" in " ".join(text.split())

@@ -16,7 +16,8 @@ and a backward that do not depend on each other. With M >= 2P micro-batches, ran
     8.  r+1 times          W               the rest of them
 
 The bubble is (P - 1)(F&B + B - 3W) with the times of one stage, where F&B is the time of a pair, B of a full backward
-and W of its weight part (DualPipe's table writes 2P as PP); 1F1B's is (P - 1)(F + B). torch's ScheduleDualPipeV gives this order; but it executes a pair as F, then B.
+and W of its weight part (DualPipe's table writes 2P as PP); 1F1B's is (P - 1)(F + B). torch's ScheduleDualPipeV
+gives this order; but it executes a pair as F, then B.
 
 What a pair does here. The main thread runs F, a second one runs B. Where one of them waits for an exchange or for
 another stage, the interpreter and the processor belong to the other. A pair that waits for c_F and c_B and computes
