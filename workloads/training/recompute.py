@@ -8,7 +8,8 @@ cheap: as DeepSeek-V3 does (arXiv 2412.19437, sections 3.2.3 and 3.3.3): norms, 
     multiplications and of attention are kept.
 
 Losses and gradients do not change. A repeated forward pass counts no tokens in the routers. A schedule that splits the
-backward pass (ZBVZeroBubble, some of DualPipeV's) repeats the forward pass for the input, and for each group of weights: costly, see docs/workloads.md.
+backward pass (ZBVZeroBubble, some of DualPipeV's) repeats the forward pass for the input, and again for each group of
+weights: costly, see docs/workloads.md.
 """
 
 from __future__ import annotations
