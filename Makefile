@@ -19,6 +19,8 @@ $(VENV)/.run-ready: pyproject.toml constraints.txt
 
 $(VENV)/.dev-ready: $(VENV)/.run-ready
 	@$(PIP) install --constraint constraints.txt --editable '.[all,dev]'
+	@# The oracle of traces declares JupyterLab, which it does not import: without its dependencies it is small.
+	@$(PIP) install --constraint constraints.txt --no-deps holistictraceanalysis
 	@touch $@
 
 bench: $(VENV)/.run-ready  ## run the reference workload here and print what a token cost (ARGS="--price-per-device-hour 2")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    import threading
-
 
 def command(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file of settings. [default: /etc/tokenstone/agent.toml]")
+    ] = None,
     listen: Annotated[
         str | None, typer.Option("--listen", help="HOST:PORT of /metrics, or none. [default: :9478]")
     ] = None,
@@ -29,18 +30,28 @@ def command(
     spool_dir: Annotated[
         Path | None, typer.Option("--spool", help="Folder where batches wait for the service.")
     ] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", help="Folder of a recorded node to play instead of reading this one.")
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option("--speed", help="How many times as fast to play it. [default: 1]")
+    ] = None,
     lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,
 ) -> None:
-    """Sample this node's accelerators, network, storage, processor and memory."""
+    """Sample this node's accelerators, network, storage, processor and memory. SIGUSR1 lets go of all drivers, so that
+    a device can be reset or unbound; SIGUSR2 takes them again."""
     from cli.extras import needs  # noqa: PLC0415
 
     with needs("agent"):
-        from collector.agent import run_agent  # noqa: PLC0415
-        from collector.config import load_settings  # noqa: PLC0415
+        from collector.config import FILE_VARIABLE, load_settings  # noqa: PLC0415
+        from collector.handover import become_agent  # noqa: PLC0415
 
-    from cli.processes import end_with_stdin  # noqa: PLC0415
-    from tokenstone.client import Client  # noqa: PLC0415
+    if config is not None:
+        os.environ[FILE_VARIABLE] = str(config)
+    if replay is not None and node is None:
+        from collector.replay import read_index  # noqa: PLC0415
 
+        node = read_index(replay)["node"]
     settings = load_settings(
         listen=listen,
         api=api,
@@ -50,23 +61,7 @@ def command(
         sample_seconds=sample_seconds,
         window_seconds=window_seconds,
         spool_dir=spool_dir,
+        replay=replay,
+        replay_speed=speed,
     )
-    stop = _stop_on_signals()
-    if lifeline:
-        end_with_stdin()
-    if settings.api is None:
-        run_agent(settings, None, stop)
-        return
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    with Client(settings.api, api_key=key) as client:
-        run_agent(settings, client, stop)
-
-
-def _stop_on_signals() -> threading.Event:
-    import signal  # noqa: PLC0415
-    import threading  # noqa: PLC0415
-
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+    become_agent(settings, lifeline=lifeline)

@@ -10,7 +10,23 @@ from typing import Annotated
 
 import typer
 
-from cli import ablate, agent, bench, calc, catalogue, db, doctor, fleet, key, probe, serve, train
+from cli import (
+    ablate,
+    agent,
+    bench,
+    calc,
+    catalogue,
+    db,
+    doctor,
+    fleet,
+    key,
+    probe,
+    project,
+    record,
+    serve,
+    trace,
+    train,
+)  # fmt: skip
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
 
@@ -29,7 +45,10 @@ app.command("train")(train.command)
 app.command("ablate")(ablate.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)
+app.command("record")(record.command)
 app.command("probe")(probe.command)
+app.command("trace")(trace.command)
+app.command("project")(project.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
 app.command("fleet")(fleet.command)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from cli.files import require_writable
 from cli.session import Site
 from tokenstone import hardware as catalogue
-from tokenstone.cost import PriceBook, builtin_book, load_book, rental
+from tokenstone.cost import Price, PriceBook, builtin_book, load_book, rental
 from tokenstone.errors import InvalidValue, UsageError
 from tokenstone.wire import Name, PriceChoice
 
@@ -48,6 +48,14 @@ def _check_cluster(name: str) -> None:
         raise InvalidValue(
             f"{name!r} is no name for a cluster", where="--cluster", hint="use letters, digits and . _ : @ / + -"
         ) from error
+
+
+def find_price(per_hour: float | None, book_path: Path | None, row: str | None) -> Price | None:
+    """The price that the options name, where no service is asked for it; None without any. Raises UsageError."""
+    choice, book = _price(per_hour, book_path, row)
+    if choice.usd_per_device_hour is not None:
+        return rental(choice.usd_per_device_hour)
+    return (book or builtin_book()).resolve(choice.price_row) if choice.price_row is not None else None
 
 
 def _price(per_hour: float | None, book_path: Path | None, row: str | None) -> tuple[PriceChoice, PriceBook | None]:

@@ -27,7 +27,7 @@ def print_report(report: Report, console: Console) -> None:
     """Print the report: score, bill, ledger, panel, bottleneck, validity."""
     console.print()
     console.print(_headline(report))
-    console.print(_ledger_bar(report.ledger_seconds))
+    console.print(ledger_bar(report.ledger_seconds))
     console.print()
     console.print(_bill_table(report))
     console.print()
@@ -58,7 +58,7 @@ def _amount(bill: Bill) -> str:
     return f"{bill.device_seconds_per_million_tokens:,.4g} device-seconds"
 
 
-def _ledger_bar(seconds: dict[str, float]) -> Group:
+def ledger_bar(seconds: dict[str, float]) -> Group:
     """The ledger as one stacked bar, and its legend."""
     total = sum(seconds.values())
     shown = {name: value for name, value in seconds.items() if value > 0}

@@ -1,14 +1,16 @@
-"""What the agent can be told, by argument or environment.
+"""What the agent can be told: by flag, environment or file, in this order.
 
-The environment's names are those of the fields, in capitals, after TOKENSTONE_.
+The environment's names are those of the fields, in capitals, after TOKENSTONE_. The file is TOML, with the fields
+as keys: the one that `--config` or TOKENSTONE_CONFIG names, or /etc/tokenstone/agent.toml where there is one.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import tomllib
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,29 +22,22 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
-from tokenstone.errors import InvalidValue
+from collector.listen import ListenAddress
+from tokenstone.errors import InvalidFile, InvalidValue, UnknownName
 from tokenstone.window import DEFAULT_SECONDS
 from tokenstone.wire import Name
 
 _PREFIX = "TOKENSTONE_"
 _HTTP_URL = TypeAdapter(HttpUrl)
-
-
-class ListenAddress(NamedTuple):
-    """Where `/metrics` is served: an empty host is every interface, port 0 any free port."""
-
-    host: str
-    port: int
-
-    @property
-    def announced(self) -> str:
-        """Where others reach it. Every interface is no address: the service then takes that of the connection."""
-        return f":{self.port}" if self.host in {"", "0.0.0.0", "::"} else str(self)  # noqa: S104  compared, not bound
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+DEFAULT_FILE = Path("/etc/tokenstone/agent.toml")
 
 
 def parse_listen(value: Any) -> Any:
@@ -75,6 +70,16 @@ def _split(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     return value
+
+
+def _pairs(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [item.strip().partition("=") for item in value.split(",") if item.strip()]
+    for name, equals, path in pairs:
+        if not name or not equals or not path.startswith("/"):
+            raise ValueError(f"{''.join((name, equals, path))!r} is not NAME=/PATH")
+    return {name: path for name, _, path in pairs}
 
 
 def _default_spool_dir() -> Path:
@@ -115,6 +120,38 @@ class AgentSettings(BaseSettings):
     """The only sources to read, comma-separated; none named is all."""
     exclude_sources: Names = ()
     """Sources not to read, comma-separated."""
+    tools: Annotated[dict[str, Path], NoDecode, BeforeValidator(_pairs)] = {}  # frozen with its model
+    """Where vendors' tools are, as NAME=/PATH, comma-separated; one that is not named is looked for on PATH."""
+    dcgm_exporter: Annotated[str | None, BeforeValidator(_none_or), AfterValidator(_http_url)] = None
+    """Address of a dcgm-exporter's metrics to read instead of holding NVIDIA's devices, or none."""
+    node_exporter: Annotated[str | None, BeforeValidator(_none_or), AfterValidator(_http_url)] = None
+    """Address of a node_exporter's metrics to read instead of the host's own files, or none."""
+    replay: Path | None = None
+    """A recorded node to play instead of reading this one, or none."""
+    replay_speed: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    """How many times as fast as it was recorded."""
+    deadline_seconds: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 5.0
+    """A source that takes longer to answer is down until it does."""
+    nvml_slow_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 5.0
+    """Time between two readings of what changes slowly on NVIDIA devices: clocks, temperature, errors, limits."""
+    nvml_rare_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] = 60.0
+    """Time between two looks at what hardly changes there: instances (MIG) and, where asked for, processes."""
+    nvml_skip: Names = ()
+    """Calls of NVIDIA's library not to make, comma-separated, such as nvmlDeviceGetUtilizationRates."""
+    nvml_processes: bool = False
+    """Count the processes on each NVIDIA device and their memory; this call alone may take milliseconds."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # pydantic passes it by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags come before the environment, the environment before the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _file())
 
     @model_validator(mode="after")
     def _windows_hold_samples(self) -> Self:
@@ -127,23 +164,52 @@ class AgentSettings(BaseSettings):
         return self
 
 
+def _file() -> Path | None:
+    named = os.environ.get(FILE_VARIABLE)
+    if named:
+        return Path(named)
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
+FILE_VARIABLE = _PREFIX + "CONFIG"
+"""The environment variable that names the file."""
+
+
 def environment_name(field: str) -> str:
     """Return the environment variable that sets `field` of AgentSettings."""
     return _PREFIX + field.upper()
 
 
 def load_settings(**given: Any) -> AgentSettings:
-    """Return the settings: what is given (None is not given), else the environment, else the defaults.
+    """Return the settings: what is given (None is not given), else the environment, the file, the defaults.
 
-    Raises InvalidValue that names every setting that is wrong.
+    Raises InvalidValue that names every setting that is wrong, and InvalidFile where the file is no TOML.
     """
     try:
+        _check_file()
         return AgentSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         problems = [_problem(str(entry["loc"][0]) if entry["loc"] else "", entry["msg"]) for entry in error.errors()]
         raise InvalidValue(
             "; ".join(problems), where="agent settings", hint="`tokenstone agent --help` says what each may be"
         ) from None
+
+
+def _check_file() -> None:
+    """Raise InvalidFile for a file that cannot be read or holds what no setting is called."""
+    path = _file()
+    if path is None:
+        return
+    try:
+        with path.open("rb") as file:
+            keys = tomllib.load(file)
+    except OSError as error:
+        raise InvalidFile(f"cannot be read: {error.strerror}", where=str(path), hint="see --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidFile(f"is not TOML: {error}", where=str(path), hint='write NAME = "value" lines') from None
+    for key in keys:
+        if key not in AgentSettings.model_fields:
+            raise UnknownName("setting", key, AgentSettings.model_fields, where=str(path))
 
 
 def _problem(name: str, message: str) -> str:

@@ -1,37 +1,27 @@
-"""`/metrics` in Prometheus' text format, rendered at most once per tick, and `/healthz`.
+"""The latest samples as Prometheus' text, rendered at most once per tick.
 
-A failed source drops its own series, and says why; nothing stale is shown. Before the first tick, and when the
-loop has stopped ticking, both answer 503.
+A failed source drops its own series, and says why; nothing stale is shown. A series' name and labels are rendered
+once; from then on a tick costs a look-up and a number for each.
 """
 
 from __future__ import annotations
 
-import errno
 import math
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.registry import Collector
 
 from collector.clock import Clock
-from collector.config import ListenAddress
 from collector.sources.base import health_readings
-from tokenstone.errors import InvalidValue, PortInUse
-from tokenstone.metric import REGISTRY, Kind
-from tokenstone.sample import HOST, Reading, Sample, SeriesKey, labels
+from tokenstone.metric import REGISTRY
+from tokenstone.sample import HOST, Reading, Sample, labels
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+_Labels = tuple[tuple[str, str], ...]
+_Key = tuple[str, str, _Labels]
 
-class Exposition(Collector):
+
+class Exposition:
     """The latest samples of all sources as text. `update` is the loop's; `body` may be called by any thread."""
 
     def __init__(self, node: str, clock: Clock, *, stale_seconds: float) -> None:
@@ -40,22 +30,31 @@ class Exposition(Collector):
         self._samples: Sequence[Sample] = ()
         self._last_success: dict[str, float] = {}
         self._ticked_at: float | None = None
+        self._started_at = clock.monotonic()
         self._body: bytes | None = None
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
+        # The order of the last body: each series' text up to its value, with the family's head before its first.
+        self._layout: list[tuple[_Key, str]] = []
+        self._laid_out: frozenset[_Key] = frozenset()
 
     def update(self, samples: Sequence[Sample]) -> None:
         """Show these samples from now on."""
         with self._guard:
             self._samples, self._body = tuple(samples), None
-            self._last_success |= {sample.source: sample.unix_seconds for sample in samples if sample.error is None}
+            for sample in samples:
+                if sample.error is None:
+                    self._last_success[sample.source] = sample.unix_seconds
             self._ticked_at = self._clock.monotonic()
 
-    def unhealthy_reason(self) -> str | None:
-        """Return why what we have should not be believed, or None."""
+    def not_ready_reason(self) -> str | None:
+        """Return why there is nothing to scrape yet, or nothing to be believed; None where there is."""
         if self._ticked_at is None:
             return "starting: nothing has been sampled yet"
-        if self._clock.monotonic() - self._ticked_at > self._stale_seconds:
+        return self.unhealthy_reason()
+
+    def unhealthy_reason(self) -> str | None:
+        """Return why the agent should be restarted, or None."""
+        last = self._started_at if self._ticked_at is None else self._ticked_at
+        if self._clock.monotonic() - last > self._stale_seconds:
             return f"the sampling loop has not ticked for more than {self._stale_seconds:g} s"
         return None
 
@@ -63,107 +62,58 @@ class Exposition(Collector):
         """Return the text of the latest tick; scrapes that come together share one rendering."""
         with self._guard:
             if self._body is None:
-                self._body = generate_latest(self._registry)
+                self._body = self._render()
             return self._body
 
-    def describe(self) -> Iterable[Family]:
-        """Nothing is known before the first tick."""
-        return []
+    def _render(self) -> bytes:
+        values: dict[_Key, float] = {}
+        for readings in self._readings():
+            for metric, value, device, by in readings:
+                if math.isfinite(value):
+                    values[metric, device, by] = value
+        if values.keys() != self._laid_out:
+            self._lay_out(values)
+        return "".join([f"{text}{values[key]!r}\n" for key, text in self._layout]).encode()
 
-    def collect(self) -> Iterator[Family]:
-        """Yield the families in the registry's order."""
-        by_metric: dict[str, dict[SeriesKey, float]] = {}
-        for reading in self._readings():
-            if math.isfinite(reading.value):
-                by_metric.setdefault(reading.metric, {})[reading.series] = reading.value
-        for name, metric in REGISTRY.items():
-            series = by_metric.get(name)
-            if not series:
-                continue
-            names = ["node", "device", *sorted(metric.labels)]
-            make = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
-            family = make(name, metric.help, labels=names)
-            for key, value in sorted(series.items(), key=lambda item: (item[0].device, item[0].labels)):
-                family.add_metric([self._node, key.device, *(text for _, text in key.labels)], value)
-            yield family
+    def _lay_out(self, keys: Iterable[_Key]) -> None:
+        """Order the series: families as the registry has them, and within one by device and labels."""
+        self._laid_out = frozenset(keys)
+        ranks = {name: rank for rank, name in enumerate(REGISTRY)}
+        self._layout, family = [], ""
+        for key in sorted(self._laid_out, key=lambda key: (ranks[key[0]], *key[1:])):
+            metric = REGISTRY[key[0]]
+            head = "" if metric.name == family else (
+                f"# HELP {metric.name} {_escaped_help(metric.help)}\n# TYPE {metric.name} {metric.kind}\n"
+            )  # fmt: skip
+            family = metric.name
+            by = sorted({"node": self._node, "device": key[1], **dict(key[2])}.items())
+            names = ",".join(f'{name}="{_escaped(text)}"' for name, text in by)
+            self._layout.append((key, f"{head}{metric.name}{{{names}}} "))
 
-    def _readings(self) -> Iterator[Reading]:
+    def _readings(self) -> Iterator[Iterable[Reading]]:
         for sample in self._samples:
-            yield from sample.readings
-            yield from health_readings(sample)
-            if sample.source in self._last_success:
-                yield Reading(
-                    "tokenstone_source_last_success_timestamp_seconds",
-                    self._last_success[sample.source],
-                    labels=labels(source=sample.source),
-                )
-            for info in sample.devices:
-                if info.id != HOST:
-                    by = labels(vendor=info.vendor, model=info.model, index=str(info.index))
-                    yield Reading("accel_info", 1.0, info.id, by)
-            for absence in sample.absences:
-                by = labels(source=sample.source, metric=absence.metric, reason=absence.reason)
-                yield Reading("tokenstone_metric_absent", 1.0, absence.device, by)
+            yield sample.readings
+            yield sample.held
+            yield health_readings(sample)
+            yield self._about(sample)
+
+    def _about(self, sample: Sample) -> Iterator[Reading]:
+        success = self._last_success.get(sample.source)
+        if success is not None:
+            by = labels(source=sample.source)
+            yield Reading("tokenstone_source_last_success_timestamp_seconds", success, labels=by)
+        for info in sample.devices:
+            if info.id != HOST:
+                by = labels(vendor=info.vendor, model=info.model, index=str(info.index))
+                yield Reading("accel_info", 1.0, info.id, by)
+        for absence in sample.absences:
+            by = labels(source=sample.source, metric=absence.metric, reason=absence.reason)
+            yield Reading("tokenstone_metric_absent", 1.0, absence.device, by)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: MetricsServer
-    timeout = 10.0
-    """A client that connects and says nothing is let go."""
-
-    def do_GET(self) -> None:
-        """Answer `/metrics` and `/healthz`."""
-        path = self.path.partition("?")[0]
-        if path not in {"/metrics", "/healthz"}:
-            self._answer(HTTPStatus.NOT_FOUND, b"try /metrics or /healthz\n")
-            return
-        reason = self.server.exposition.unhealthy_reason()
-        if reason is not None:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n".encode())
-        else:
-            self._answer(HTTPStatus.OK, self.server.exposition.body() if path == "/metrics" else b"ok\n")
-
-    def _answer(self, status: HTTPStatus, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", CONTENT_TYPE)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Scrapes are not worth a line each."""
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-class MetricsServer(ThreadingHTTPServer):
-    """Serves an exposition on a thread of its own. Raises PortInUse, or InvalidValue for an impossible address."""
-
-    daemon_threads = True
-
-    def __init__(self, listen: ListenAddress, exposition: Exposition) -> None:
-        self.exposition = exposition
-        self.address_family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-        try:
-            super().__init__((listen.host, listen.port), _Handler)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise PortInUse(
-                    "another program listens there", where=str(listen), hint="stop it, or give another --listen"
-                ) from None
-            raise InvalidValue(
-                f"cannot listen: {error.strerror}", where=str(listen), hint="give another --listen"
-            ) from None
-        self._thread = threading.Thread(
-            target=self.serve_forever, kwargs={"poll_interval": 0.1}, name="tokenstone-metrics", daemon=True
-        )
-
-    def start(self) -> ListenAddress:
-        """Begin to serve; return the address, with the port where any was asked for."""
-        self._thread.start()
-        host, port = self.server_address[:2]
-        return ListenAddress(str(host), int(port))
-
-    def stop(self) -> None:
-        """Stop serving and free the port."""
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
+def _escaped_help(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")

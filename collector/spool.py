@@ -1,29 +1,38 @@
-"""Batches on disk until the service has taken them. Bounded: when it is full, the oldest go, and are counted.
+"""Windows on disk until the service has taken them. Bounded: when it is full, the oldest go, and are counted.
 
-One file per batch, `<epoch>.<sequence>.json.gz`, written whole or not at all (temporary file, fsync, rename), so
-that a kill at any moment leaves only batches and temporary files. Epochs begin with the time of their start, so
-that names sort in order of time.
+A file is a batch, `<epoch>.<sequence>.batch` (see `collector.segment`). It grows by an interval at a time while
+the service is away, and is closed for good before its first attempt to be handed over, so that a batch of one
+name never changes once it may have been seen. Epochs begin with the time of their start, so names sort in order
+of time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-import structlog
-
+from collector.batch import Origin, RecordMaker, compress, head_of, whole, wire_batch
+from collector.log import Log
+from collector.segment import Record, SegmentWriter, pack, unpack
 from tokenstone.errors import Conflict, NotWritable
+from tokenstone.sample import Sample
+from tokenstone.window import Window
 
-_SUFFIX = ".json.gz"
+_SUFFIX = ".batch"
 _TEMPORARY = ".tmp"
 _REJECTED_KEPT = 100
+_RECORDS_A_BATCH = 60
+_BYTES_A_BATCH = 1_000_000
+_ATTEMPTS = 3
+# Intervals kept in memory while the disk takes nothing.
+_MEMORY_RECORDS = 60
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Spool:
@@ -32,10 +41,14 @@ class Spool:
     Raises NotWritable where the folder cannot be written, and Conflict where another agent holds it.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, origin: Origin) -> None:
         self._folder, self._rejected_folder = folder, folder / "rejected"
-        self._max_bytes = max_bytes
+        self._max_bytes, self._origin = max_bytes, origin
         self._guard = threading.Lock()
+        self._sequence = 0
+        self._writer: SegmentWriter | None = None
+        self._maker = RecordMaker()
+        self._in_memory: dict[str, bytes] = {}
         try:
             self._rejected_folder.mkdir(parents=True, exist_ok=True)
             self._lock_file = self._hold()
@@ -71,68 +84,163 @@ class Spool:
         """Number of batches that wait."""
         return len(self._sizes)
 
-    def put(self, epoch: str, sequence: int, data: bytes) -> bool:
-        """Keep a batch; False where it had to be dropped (larger than the spool, or the disk does not take it)."""
-        name = f"{epoch}.{sequence:010d}{_SUFFIX}"
+    # --- the writer's side
+
+    def put(self, windows: Sequence[Window], samples: Sequence[Sample]) -> None:
+        """Keep the windows of one interval; when this returns, a kill does not lose them.
+
+        Where the disk takes nothing, they are kept in memory, as many as fit there.
+        """
         with self._guard:
-            if len(data) > self._max_bytes:
-                self._count_dropped(name, "larger than the whole spool")
-                return False
-            while self._sizes and self._bytes + len(data) > self._max_bytes:
-                self._drop_oldest("the spool is full")
+            for _ in range(_ATTEMPTS):
+                try:
+                    self._append(windows, samples)
+                except OSError as error:
+                    # Whoever filled the disk: the newest windows are worth more than the oldest.
+                    why = error.strerror or str(error)
+                    self._seal()
+                    if not any(name not in self._in_memory for name in self._sizes):
+                        break
+                    self._drop_oldest(f"the disk takes no more ({why})")
+                else:
+                    return
+            self._remember(windows, samples)
+
+    def _append(self, windows: Sequence[Window], samples: Sequence[Sample]) -> None:
+        if self._writer is not None and (
+            self._writer.records >= _RECORDS_A_BATCH or self._writer.size >= min(_BYTES_A_BATCH, self._max_bytes // 4)
+        ):
+            self._seal()
+        is_new = self._writer is None
+        if self._writer is None:
+            self._maker = RecordMaker()
+            name = self._next_name()
+            self._writer = SegmentWriter(self._folder / name, head_of(self._origin, self._sequence - 1))
+            self._sizes[name] = 0
+        self._writer.append(self._maker.record(windows, samples))
+        if is_new:
+            _sync_folder(self._folder)
+        name = next(reversed(self._sizes))
+        self._bytes += self._writer.size - self._sizes[name]
+        self._sizes[name] = self._writer.size
+        while self._bytes > self._max_bytes and len(self._sizes) > 1:
+            self._drop_oldest("the spool is full")
+
+    def _next_name(self) -> str:
+        self._sequence += 1
+        return _file_name(self._origin.epoch, self._sequence - 1)
+
+    def _remember(self, windows: Sequence[Window], samples: Sequence[Sample]) -> None:
+        name = self._next_name()
+        data = pack(head_of(self._origin, self._sequence - 1), [RecordMaker().record(windows, samples)])
+        self._in_memory[name] = data
+        self._sizes[name] = len(data)
+        self._bytes += len(data)
+        log.warning("the disk takes no windows: kept in memory", intervals=len(self._in_memory))
+        while len(self._in_memory) > _MEMORY_RECORDS:
+            self._drop(next(iter(self._in_memory)), "the disk takes no more, and memory is bounded")
+
+    def _seal(self) -> None:
+        """Close the batch that grows. One that holds nothing (its first line failed) is none."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        writer.close()
+        if not writer.records:
+            name = next(reversed(self._sizes))
+            self._forget(name)
+            self._delete(self._folder / name)
+
+    def _drop_oldest(self, why: str) -> None:
+        self._drop(next(name for name in self._sizes if name not in self._in_memory), why)
+
+    def _drop(self, name: str, why: str) -> None:
+        if self._is_growing(name):
+            self._seal()
+        self._forget(name)
+        self._delete(self._folder / name)
+        self.dropped_batches += 1
+        log.warning("batch dropped", batch=name, why=why, dropped_batches=self.dropped_batches)
+
+    def _is_growing(self, name: str) -> bool:
+        return self._writer is not None and name == next(reversed(self._sizes))
+
+    # --- the reader's side
+
+    def oldest(self) -> str | None:
+        """Return the name of the batch that has waited longest, or None. It grows no more from now on."""
+        with self._guard:
+            name = next(iter(self._sizes), None)
+            if name is not None and self._is_growing(name):
+                self._seal()
+                name = next(iter(self._sizes), None)
+            return name
+
+    def read(self, name: str) -> bytes | None:
+        """Return a batch as the wire wants it; None where it waits no more (dropped, or its file was damaged)."""
+        segment = self._segment(name)
+        return None if segment is None else compress(wire_batch(*segment))
+
+    def _segment(self, name: str) -> tuple[Record, list[Record]] | None:
+        with self._guard:
+            if name not in self._sizes:
+                return None
             try:
-                self._write(name, data)
+                data = self._in_memory.get(name) or (self._folder / name).read_bytes()
             except OSError as error:
-                self._count_dropped(name, error.strerror or str(error))
-                return False
-            self._sizes[name] = len(data)
-            self._bytes += len(data)
+                self._drop(name, error.strerror or str(error))
+                return None
+        lines = list(unpack(data))
+        if len(lines) > 1:
+            return lines[0], lines[1:]
+        with self._guard:
+            # A kill before the first line was whole: nothing had been acknowledged.
+            self._forget(name)
+            self._delete(self._folder / name)
+            return None
+
+    def split(self, name: str) -> bool:
+        """Replace a batch that is too long for the service by two; False where it holds one interval only.
+
+        The halves get an epoch of their own, `<epoch>+<sequence>`; in place of the batch an empty one is left, so
+        that the service misses nothing of the epoch. A kill in between leaves both, under the same names each time.
+        """
+        segment = self._segment(name)
+        if segment is None:
+            return True
+        head, records = segment[0], list(whole(segment[1]))
+        if len(records) < 2:
+            return False
+        epoch = f"{head['epoch']}+{head['sequence']}"
+        middle = len(records) // 2
+        halves = {
+            _file_name(epoch, sequence): pack({**head, "epoch": epoch, "sequence": sequence}, half)
+            for sequence, half in enumerate((_complete(records[:middle]), _complete(records[middle:])))
+        }
+        empty: Record = {"index": [], "count": None, "mean": None, "minimum": None, "maximum": None, "delta": None}
+        state = {key: records[-1][key] for key in ("devices", "absences")}
+        with self._guard:
+            if name not in self._sizes:
+                return True
+            for new, data in {**halves, name: pack(head, [{**state, **empty}])}.items():
+                self._replace(new, data)
+            for new in reversed([*halves, name]):
+                self._sizes.move_to_end(new, last=False)
         return True
 
-    def _write(self, name: str, data: bytes) -> None:
-        temporary = self._folder / (name + _TEMPORARY)
-        try:
+    def _replace(self, name: str, data: bytes) -> None:
+        if name in self._in_memory:
+            self._in_memory[name] = data
+        else:
+            temporary = self._folder / (name + _TEMPORARY)
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(self._folder / name)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
-
-    def _drop_oldest(self, why: str) -> None:
-        name = next(iter(self._sizes))
-        self._forget(name)
-        self._delete(self._folder / name)
-        self._count_dropped(name, why)
-
-    def _count_dropped(self, name: str, why: str) -> None:
-        self.dropped_batches += 1
-        log.warning("batch dropped", batch=name, why=why, dropped_batches=self.dropped_batches)
-
-    def oldest(self) -> str | None:
-        """Return the name of the batch that has waited longest, or None."""
-        with self._guard:
-            return next(iter(self._sizes), None)
-
-    def read(self, name: str) -> bytes | None:
-        """Return the bytes of a batch; None where it waits no more (dropped, or its file was taken away)."""
-        with self._guard:
-            if name not in self._sizes:
-                return None
-            try:
-                return (self._folder / name).read_bytes()
-            except OSError as error:
-                self._forget(name)
-                self._count_dropped(name, error.strerror or str(error))
-                return None
+            _sync_folder(self._folder)
+        self._bytes += len(data) - self._sizes.get(name, 0)
+        self._sizes[name] = len(data)
 
     def remove(self, name: str) -> None:
         """Delete a batch that the service has taken."""
@@ -143,11 +251,12 @@ class Spool:
     def reject(self, name: str) -> None:
         """Set a batch aside that the service refuses for good; the latest hundred are kept to be looked at."""
         with self._guard:
+            if name not in self._in_memory:
+                try:
+                    (self._folder / name).rename(self._rejected_folder / name)
+                except OSError as error:
+                    log.warning("batch could not be set aside", batch=name, why=str(error))
             self._forget(name)
-            try:
-                (self._folder / name).rename(self._rejected_folder / name)
-            except OSError as error:
-                log.warning("batch could not be set aside", batch=name, why=str(error))
             for old in sorted(self._rejected_folder.glob(f"*{_SUFFIX}"))[:-_REJECTED_KEPT]:
                 self._delete(old)
 
@@ -161,7 +270,29 @@ class Spool:
 
     def _forget(self, name: str) -> None:
         self._bytes -= self._sizes.pop(name, 0)
+        self._in_memory.pop(name, None)
 
     def close(self) -> None:
         """Let another agent have the folder."""
+        with self._guard:
+            self._seal()
         self._lock_file.close()
+
+
+def _file_name(epoch: str, sequence: int) -> str:
+    return f"{epoch}.{sequence:010d}{_SUFFIX}"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _complete(records: Sequence[Record]) -> list[Record]:
+    """Return records that stand alone: the first says all its series, the others only what is new."""
+    firsts = [0, *(len(record["series"]) for record in records)]
+    pairs = zip(records, firsts[:-1], strict=True)
+    return [{**record, "series": record["series"][known:]} for record, known in pairs]

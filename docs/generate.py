@@ -5,16 +5,20 @@ A test compares the committed pages with what this gives, so that they cannot dr
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic_core import PydanticUndefined
 
 from api.main import create_app
 from api.settings import Settings
 from cli.catalogue import SCALES
-from collector.config import AgentSettings
+from collector.config import AgentSettings, load_settings
+from collector.registry import build_sources
 from tokenstone import hardware
 from tokenstone.client import API_KEY, API_KEY_FILE
 from tokenstone.metric import REGISTRY, Resource
@@ -56,10 +60,12 @@ def hardware_page() -> str:
         "",
         "## What has been tried on what",
         "",
-        "| source | state |",
+        "*Fixture-tested* is what was read by the real code from files, outputs of tools or stand-ins for libraries that were",
+        "written by hand in the form that is documented: no such device was at hand. [Sources](sources.md) lists what each gives.",
+        "",
+        "| what | state |",
         "| --- | --- |",
-        "| host processor, memory, pressure, disks, network | run on a Linux 6 host; *fixture-tested* on machines written by hand |",
-        "| NVIDIA by NVML | *fixture-tested*: the real `pynvml` against a C stand-in library, no device was at hand |",
+        *(f"| {what} | {state} |" for what, state in sorted({(s.reads, s.tried) for s in SOURCES_TRIED.values()})),
         "| reference workload on a CPU | run |",
         "| reference workload on an accelerator | written against `torch.accelerator`; not run, no device was at hand |",
         "",
@@ -82,13 +88,91 @@ def hardware_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+class Tried(NamedTuple):
+    """What a source reads, and how it was tested."""
+
+    reads: str
+    tried: str
+
+
+_LIVE = "run on a Linux 6 host; *fixture-tested* on machines written by hand"
+_FIXTURE = "*fixture-tested*"
+SOURCES_TRIED = {
+    "nvml": Tried("NVIDIA, by NVML", f"{_FIXTURE}: the real `pynvml` against a C stand-in library"),
+    "amd": Tried("AMD, by AMD SMI", f"{_FIXTURE}: the real `amdsmi` against a C stand-in library"),
+    "moorethreads": Tried("Moore Threads, by MTML", f"{_FIXTURE}: the real `pymtml` against a C stand-in library"),
+    "intel": Tried("Intel accelerators, by files of the kernel", _FIXTURE),
+    "intel_xpu": Tried("Intel accelerators, by `xpu-smi`", f"{_FIXTURE}: outputs as documented"),
+    "ascend": Tried("Huawei Ascend, by `npu-smi`", f"{_FIXTURE}: outputs as documented"),
+    "hccn": Tried("ports of Huawei Ascend devices, by `hccn_tool`", f"{_FIXTURE}: outputs as documented"),
+    "hygon": Tried("Hygon DCU, by `hy-smi`", f"{_FIXTURE}: outputs as users recorded them"),
+    "cambricon": Tried("Cambricon MLU, by `cnmon`", f"{_FIXTURE}: outputs as documented"),
+    "iluvatar": Tried("Iluvatar CoreX, by `ixsmi`", f"{_FIXTURE}: outputs as users recorded them"),
+    "metax": Tried("MetaX, by `mx-smi`", f"{_FIXTURE}: outputs as users recorded them"),
+    "kunlun": Tried("Kunlunxin, by `xpu-smi`", f"{_FIXTURE}: columns as users recorded them"),
+    "dcgm_exporter": Tried("a site's dcgm-exporter", f"{_FIXTURE}: text written by hand"),
+    "node_exporter": Tried("a site's node_exporter", "run against Debian's prometheus-node-exporter"),
+    "cpu": Tried("host processors", _LIVE),
+    "memory": Tried("host memory", _LIVE),
+    "pressure": Tried("pressure stall information", _LIVE),
+    "ethernet": Tried("network interfaces", _LIVE),
+    "infiniband": Tried("InfiniBand and RoCE ports (mlx5, bnxt_re, irdma, ionic, efa)", _FIXTURE),
+    "pause": Tried("pause frames, by `ethtool -S`", f"{_FIXTURE}: statistics of mlx5, bnxt_en and ice"),
+    "numa": Tried("NUMA nodes", _LIVE),
+    "resctrl": Tried("memory bandwidth, by resctrl", _FIXTURE),
+    "nfs": Tried("NFS mounts", _FIXTURE),
+    "lustre": Tried("Lustre mounts", _FIXTURE),
+    "job_use": Tried("use of the host by job (control groups)", _FIXTURE),
+    "attribution": Tried("jobs by device", f"{_FIXTURE}; Kubernetes' socket by a real gRPC server"),
+    "disk": Tried("disks", _LIVE),
+    "filesystem": Tried("file systems", _LIVE),
+}
+
+
+def sources_page() -> str:
+    """What the agent can read, as Markdown."""
+    lines = [
+        "# Sources",
+        "",
+        "Generated from `collector/registry.py` by `make docs`; do not edit. A source is one thing of the node that the agent reads.",
+        "Makers' sources are made where one of their devices is on the PCI bus, the exporters' where their address is set, all others",
+        "always; `TOKENSTONE_SOURCES` and `TOKENSTONE_EXCLUDE_SOURCES` change that. What a source cannot give is absent, and",
+        "`tokenstone_metric_absent` says why. Tools are looked for on `PATH`, or where `TOKENSTONE_TOOLS` names them, and are run",
+        "without a shell and with a deadline.",
+        "",
+        "[Jobs](jobs.md) tells how devices are joined to jobs, [recordings](recordings.md) how a node is recorded and played back.",
+    ]
+    for name, tried in SOURCES_TRIED.items():
+        settings = load_settings(node="n", sources=name, dcgm_exporter="http://n:9400", node_exporter="http://n:9100")
+        source = build_sources(settings)[0]
+        inner = getattr(source, "source", source)
+        text = (inspect.getdoc(inspect.getmodule(type(inner))) or "").split("\n\n")[0].replace("\n", " ")
+        if name.endswith("_exporter"):
+            text = (importlib.import_module(f"collector.sources.{name}").__doc__ or "").split("\n\n")[0]
+        every = f", every {inner.every_seconds:g} s" if inner.every_seconds else ""
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            text,
+            "",
+            f"Tried: {tried.tried}{every and '. Read' + every.removeprefix(',')}.",
+            "",
+        ]
+        lines += [f"Gives {', '.join(f'`{metric}`' for metric in dict.fromkeys(source.metrics))}."]
+    return "\n".join(lines) + "\n"
+
+
 def configuration_page() -> str:
     """The settings of agent and service as Markdown."""
     lines = [
         "# Configuration",
         "",
         "Generated from the settings by `make docs`; do not edit. A flag comes before the environment, the environment before the",
-        "default. `tokenstone bench --help` lists the variables of a bench.",
+        "file of the agent, the file before the default. `tokenstone bench --help` lists the variables of a bench.",
+        "",
+        "The agent's file is TOML: `--config FILE`, `TOKENSTONE_CONFIG`, or `/etc/tokenstone/agent.toml` where there is one. Its keys are",
+        "the settings in small letters without the prefix, such as `sample_seconds = 2`; lists may be lists.",
     ]
     for title, settings in (
         ("The agent: `tokenstone agent`", AgentSettings),
@@ -124,6 +208,7 @@ def _default(value: object) -> str:
 PAGES = {
     "metrics.md": metrics_page,
     "hardware.md": hardware_page,
+    "sources.md": sources_page,
     "configuration.md": configuration_page,
     "openapi.json": openapi_document,
 }

@@ -128,6 +128,8 @@ class ServiceRefused(OperationError):
     """The service answered with a problem document."""
 
     slug = "service-refused"
+    retry_after_seconds: float | None = None
+    """How long the service wants to be left alone, where it says so."""
 
     def __init__(self, what: str, *, status: int, where: str = "", hint: str = "") -> None:
         self.status = status

@@ -31,13 +31,9 @@ def find_roofline(run: RunView, facts: Facts) -> tuple[Roofline | None, list[str
         return None, ["mixed_hardware"]
     [name] = names
     if name is not None:
-        known = hardware.get(name)
-        peak = known.figure("peak_flops_per_second", run.spec.dtype)
-        memory = known.figure("memory_bytes_per_second")
-        if peak is not None:
-            source = peak.source if peak.verified else f"{peak.source} (unverified)"
-            bandwidth = memory.value if memory else None
-            return Roofline(name, run.spec.dtype, peak.value, bandwidth, "catalogue", source), []
+        published = catalogue_roofline(name, run.spec.dtype)
+        if published is not None:
+            return published, []
     probe = facts.probe
     if probe is not None and probe.dtype == run.spec.dtype:
         source = f"measured on this device, best of {probe.repetitions} ({probe.conditions or 'no conditions given'})"
@@ -45,6 +41,17 @@ def find_roofline(run: RunView, facts: Facts) -> tuple[Roofline | None, list[str
             probe.device_name, probe.dtype, probe.gemm_flops_per_second, probe.memory_bytes_per_second, "probe", source
         ), []
     return None, ["unknown_peak"]
+
+
+def catalogue_roofline(name: str, dtype: str) -> Roofline | None:
+    """The catalogue's limit of a device; None where it has no peak of that dtype. Raises UnknownName."""
+    known = hardware.get(name)
+    peak = known.figure("peak_flops_per_second", dtype)
+    memory = known.figure("memory_bytes_per_second")
+    if peak is None:
+        return None
+    source = peak.source if peak.verified else f"{peak.source} (unverified)"
+    return Roofline(name, dtype, peak.value, memory.value if memory else None, "catalogue", source)
 
 
 def scale_up_bytes_per_second(run: RunView) -> float | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 HOST = "host"
 """The device id of what belongs to the whole node."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One value of one metric, in the registry's unit. `device` is a device id or HOST."""
 
     metric: str
@@ -24,8 +24,7 @@ class Reading:
         return SeriesKey(self.metric, self.device, self.labels)
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesKey:
+class SeriesKey(NamedTuple):
     """The identity of a time series on one node."""
 
     metric: str
@@ -56,7 +55,11 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """All that one source said at one instant. `monotonic_seconds` is for durations, `unix_seconds` for labels."""
+    """All that one source said at one instant. `monotonic_seconds` is for durations, `unix_seconds` for labels.
+
+    `held` are readings of an earlier instant that the source does not take every time: they are still shown, and
+    enter no window again.
+    """
 
     source: str
     monotonic_seconds: float
@@ -66,6 +69,7 @@ class Sample:
     devices: tuple[DeviceInfo, ...] = ()
     error: str | None = None
     duration_seconds: float = 0.0
+    held: tuple[Reading, ...] = ()
 
 
 def labels(values: Mapping[str, str] | None = None, /, **more: str) -> tuple[tuple[str, str], ...]:

@@ -17,6 +17,12 @@ from tokenstone.sample import Reading, SeriesKey
 DEFAULT_SECONDS = 10.0
 RUN_SECONDS = 1.0
 
+# Windows for which a series may be silent before it is forgotten, so that jobs and pods that went do not add up.
+# A counter that comes back later begins anew, and its first reading has no increase.
+_FORGOTTEN_AFTER = 4096
+
+Labels = tuple[tuple[str, str], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -32,20 +38,48 @@ class Window:
     delta: float | None = None
 
 
-@dataclass(slots=True)
 class _Gauge:
-    count: int = 0
-    total: float = 0.0
-    minimum: float = math.inf
-    maximum: float = -math.inf
+    __slots__ = ("count", "maximum", "minimum", "series", "total")
+
+    def __init__(self, series: SeriesKey) -> None:
+        self.series = series
+        self.clear()
+
+    def clear(self) -> None:
+        self.count, self.total, self.minimum, self.maximum = 0, 0.0, math.inf, -math.inf
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.minimum = min(self.minimum, value)
+        self.maximum = max(self.maximum, value)
+
+    def window(self, start: float, seconds: float) -> Window:
+        mean = min(max(self.total / self.count, self.minimum), self.maximum)
+        return Window(self.series, start, seconds, self.count, mean, self.minimum, self.maximum)
 
 
-@dataclass(slots=True)
 class _Counter:
-    last: float
-    count: int = 0
-    increase: float = 0.0
-    has_increase: bool = False
+    __slots__ = ("count", "has_increase", "increase", "last", "series")
+
+    def __init__(self, series: SeriesKey) -> None:
+        self.series = series
+        self.last: float | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        self.count, self.increase, self.has_increase = 0, 0.0, False
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        if self.last is not None:
+            # A counter that went down was reset (driver reload, reboot): what it shows now is what has been added.
+            self.increase += value - self.last if value >= self.last else value
+            self.has_increase = True
+        self.last = value
+
+    def window(self, start: float, seconds: float) -> Window:
+        return Window(self.series, start, seconds, self.count, delta=self.increase if self.has_increase else None)
 
 
 class WindowBuilder:
@@ -61,53 +95,36 @@ class WindowBuilder:
 
     def __init__(self, unix_seconds: float) -> None:
         self._start = unix_seconds
-        self._gauges: dict[SeriesKey, _Gauge] = {}
-        self._counters: dict[SeriesKey, _Counter] = {}
+        self._series: dict[tuple[str, str, Labels], _Gauge | _Counter] = {}
+        self._silent: dict[tuple[str, str, Labels], int] = {}
 
     def add(self, readings: Iterable[Reading]) -> None:
         """Take readings in. Unknown metrics raise KeyError: sources may only use registered names."""
-        for reading in readings:
-            if not math.isfinite(reading.value):
+        known = self._series
+        for metric, value, device, labels in readings:
+            if not math.isfinite(value):
                 continue
-            if REGISTRY[reading.metric].kind is Kind.GAUGE:
-                self._add_gauge(reading)
-            else:
-                self._add_counter(reading)
-
-    def _add_gauge(self, reading: Reading) -> None:
-        gauge = self._gauges.setdefault(reading.series, _Gauge())
-        gauge.count += 1
-        gauge.total += reading.value
-        gauge.minimum = min(gauge.minimum, reading.value)
-        gauge.maximum = max(gauge.maximum, reading.value)
-
-    def _add_counter(self, reading: Reading) -> None:
-        counter = self._counters.get(reading.series)
-        if counter is None:
-            self._counters[reading.series] = _Counter(last=reading.value, count=1)
-            return
-        step = reading.value - counter.last
-        # A counter that went down was reset (driver reload, reboot): what it shows now is what has been added.
-        counter.increase += step if step >= 0 else reading.value
-        counter.last = reading.value
-        counter.count += 1
-        counter.has_increase = True
+            key = (metric, device, labels)
+            series = known.get(key)
+            if series is None:
+                make = _Gauge if REGISTRY[metric].kind is Kind.GAUGE else _Counter
+                series = known[key] = make(SeriesKey(*key))
+            series.add(value)
 
     def close(self, *, unix_seconds: float, duration_seconds: float) -> list[Window]:
         """Return the windows since the last close and start the next interval at `unix_seconds`.
 
         `duration_seconds` is measured on the monotonic clock; the wall clock only labels the start.
         """
-        windows = [
-            Window(series, self._start, duration_seconds, g.count,
-                   mean=min(max(g.total / g.count, g.minimum), g.maximum), minimum=g.minimum, maximum=g.maximum)
-            for series, g in self._gauges.items()
-        ]  # fmt: skip
-        for series, counter in self._counters.items():
-            if counter.count:
-                delta = counter.increase if counter.has_increase else None
-                windows.append(Window(series, self._start, duration_seconds, counter.count, delta=delta))
-            counter.count, counter.increase, counter.has_increase = 0, 0.0, False
-        self._gauges.clear()
+        windows = []
+        for key, series in self._series.items():
+            if series.count:
+                windows.append(series.window(self._start, duration_seconds))
+                series.clear()
+                self._silent.pop(key, None)
+            else:
+                self._silent[key] = self._silent.get(key, 0) + 1
+        for key in [key for key, closes in self._silent.items() if closes >= _FORGOTTEN_AFTER]:
+            del self._series[key], self._silent[key]
         self._start = unix_seconds
         return windows

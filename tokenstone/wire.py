@@ -113,6 +113,8 @@ class IngestAnswer(WireModel):
     """Ranges [first, last] of this epoch that have not arrived."""
     window_seconds: float = 10.0
     """The window length that the service asks for: 1 s while a run is active on the node."""
+    server_unix_seconds: UnixSeconds | None = None
+    """The service's clock, so that the agent can tell how far its own is off."""
 
 
 class NodeView(WireModel):

@@ -75,6 +75,7 @@ def push_windows(
         windows=count,
         missing_sequences=[list(gap) for gap in arrivals.missing[:MOST_GAPS_TOLD]],
         window_seconds=RUN_SECONDS if active else DEFAULT_SECONDS,
+        server_unix_seconds=now,
     )
 
 

@@ -16,15 +16,18 @@ _DELIVERY = (
     "tokenstone_spool_bytes",
     "tokenstone_spool_dropped_batches_total",
 )
+_CLOCK_OFFSET = "tokenstone_clock_offset_seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """State of the handing over: batches by outcome, bytes that wait on disk, batches lost to a full spool."""
+    """State of the handing over: batches by outcome, bytes that wait on disk, batches lost to a full spool, and by how
+    much the service's clock is ahead of ours (None before its first answer)."""
 
     batches: dict[str, int]
     spool_bytes: int
     dropped_batches: int
+    clock_offset_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class AgentSource(Source):
     """The agent's own processor time and memory, and its spool. `delivery` is None where nothing is pushed."""
 
     name = "agent"
-    metrics = ("tokenstone_agent_cpu_seconds_total", "tokenstone_agent_memory_bytes", *_DELIVERY)
+    metrics = ("tokenstone_agent_cpu_seconds_total", "tokenstone_agent_memory_bytes", *_DELIVERY, _CLOCK_OFFSET)
 
     def __init__(self, delivery: Callable[[], Delivery] | None = None, usage: Callable[[], Usage] = own_usage) -> None:
         self._delivery = delivery
@@ -61,7 +64,7 @@ class AgentSource(Source):
         ]
         if self._delivery is None:
             reason = "this agent pushes to no service"
-            return Parts(tuple(readings), tuple(Absence(metric, reason) for metric in _DELIVERY))
+            return Parts(tuple(readings), tuple(Absence(metric, reason) for metric in (*_DELIVERY, _CLOCK_OFFSET)))
         delivery = self._delivery()
         readings += [
             Reading("tokenstone_push_batches_total", count, labels=labels(outcome=outcome))
@@ -69,4 +72,7 @@ class AgentSource(Source):
         ]
         readings.append(Reading("tokenstone_spool_bytes", delivery.spool_bytes))
         readings.append(Reading("tokenstone_spool_dropped_batches_total", delivery.dropped_batches))
+        if delivery.clock_offset_seconds is None:
+            return Parts(tuple(readings), (Absence(_CLOCK_OFFSET, "the service has not answered yet"),))
+        readings.append(Reading(_CLOCK_OFFSET, delivery.clock_offset_seconds))
         return Parts(tuple(readings))

@@ -6,11 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector.sources.base import Parts, Source, read_text
+from collector.sources.base import Parts, Source
+from collector.sources.files import Files
 from tokenstone.sample import HOST, Absence, DeviceInfo, Reading, labels
 
 # /proc/stat also has guest and guest_nice, which user and nice already contain. Without them the modes add up.
 _MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+
+_LABELS = {mode: labels(mode=mode) for mode in _MODES}
 
 # The kernel's idle and iowait may step back by a few ticks; more than this is a real reset.
 _BACKWARD_SECONDS = 3.0
@@ -32,7 +35,8 @@ def parse_stat(text: str, ticks_per_second: int) -> CpuTimes:
     """
     seconds: dict[str, float] = {}
     processors = 0
-    for line in text.splitlines():
+    # Interrupts follow, thousands of them on a large machine.
+    for line in text.partition("\nintr ")[0].splitlines():
         name, *ticks = line.split() or [""]
         if name == "cpu":
             # Kernels before 2.6.11 have fewer columns: a mode they do not count is absent.
@@ -73,22 +77,22 @@ class CpuSource(Source):
     metrics = ("host_cpu_seconds_total", "host_cpu_logical_processors", "host_load_average")
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._files = Files(root)
         self._ticks_per_second = os.sysconf("SC_CLK_TCK")
         self._seconds: dict[str, float] = {}
         self._host: DeviceInfo | None = None
 
     def read(self) -> Parts:
         """Read the processors' times; raises OSError or ValueError where /proc/stat is not as it should be."""
-        times = parse_stat(read_text(self._root, "proc/stat"), self._ticks_per_second)
+        times = parse_stat(self._files.text("proc/stat"), self._ticks_per_second)
         readings = [
-            Reading("host_cpu_seconds_total", self._steady(mode, seconds), labels=labels(mode=mode))
+            Reading("host_cpu_seconds_total", self._steady(mode, seconds), labels=_LABELS[mode])
             for mode, seconds in times.seconds.items()
         ]
         readings.append(Reading("host_cpu_logical_processors", times.logical_processors))
         absences: list[Absence] = []
         try:
-            readings.append(Reading("host_load_average", parse_loadavg(read_text(self._root, "proc/loadavg"))))
+            readings.append(Reading("host_load_average", parse_loadavg(self._files.text("proc/loadavg"))))
         except (OSError, ValueError) as error:
             absences.append(Absence("host_load_average", f"/proc/loadavg cannot be read ({_why(error)})"))
         return Parts(tuple(readings), tuple(absences), (self._describe_host(),))
@@ -100,10 +104,14 @@ class CpuSource(Source):
         self._seconds[mode] = seconds
         return seconds
 
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
     def _describe_host(self) -> DeviceInfo:
         if self._host is None:
             try:
-                vendor, model = parse_cpuinfo(read_text(self._root, "proc/cpuinfo"))
+                vendor, model = parse_cpuinfo(self._files.text("proc/cpuinfo"))
             except OSError:
                 vendor, model = "", ""
             self._host = DeviceInfo(id=HOST, kind="host", vendor=vendor, model=model)

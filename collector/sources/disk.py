@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from collector.sources.base import Parts, Source, read_text
+from collector.sources.base import Parts, Source
+from collector.sources.files import Files
 from tokenstone.sample import Absence, Reading, labels
 
 SECTOR_BYTES = 512
@@ -43,16 +44,21 @@ class DiskSource(Source):
     metrics = tuple(metric for metric, _ in _COUNTERS.values())
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._root, self._files = root, Files(root)
+        self._disks: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._names: tuple[str, ...] | None = None
 
     def read(self) -> Parts:
         """Read all disks; raises OSError. A node without disks is no failure."""
-        devices = parse_diskstats(read_text(self._root, "proc/diskstats"))
+        devices = parse_diskstats(self._files.text("proc/diskstats"))
+        names = tuple(devices)
+        if names != self._names:  # a disk came or went
+            self._disks = {name: labels(disk=name) for name in names if self._is_whole_disk(name)}
+            self._names = names
         readings = tuple(
-            Reading(metric, value, labels=labels(disk=name))
-            for name, values in devices.items()
-            if self._is_whole_disk(name)
-            for metric, value in values.items()
+            Reading(metric, value, labels=by)
+            for name, by in self._disks.items()
+            for metric, value in devices[name].items()
         )
         absences = () if readings else tuple(Absence(metric, "this node has no disk") for metric in self.metrics)
         return Parts(readings, absences)
@@ -63,3 +69,8 @@ class DiskSource(Source):
             # A slash in a device's name is an exclamation mark in sysfs. Only hardware has a `device` entry.
             return (blocks / name.replace("/", "!") / "device").exists()
         return _DISK_NAME.fullmatch(name) is not None
+
+    def close(self) -> None:
+        """Close the file, and look at the disks anew."""
+        self._files.close()
+        self._names = None

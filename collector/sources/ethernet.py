@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from collector.sources.base import Parts, Source, read_text
+from collector.sources.files import Files
 from tokenstone.sample import Absence, Reading, labels
 
 # Columns of /proc/net/dev: eight of receiving, then eight of sending.
@@ -22,6 +25,8 @@ _COLUMNS = 16
 _SPEED = "network_speed_bytes_per_second"
 _UP = "network_up_ratio"
 _BYTES_PER_MEGABIT = 125_000
+LOOK_SECONDS = 10.0
+"""How often interfaces are looked for, and asked for speed and state."""
 _UNKNOWN_SPEEDS = {-1, 0, 0xFFFFFFFF}
 
 
@@ -59,29 +64,56 @@ class EthernetSource(Source):
     name = "ethernet"
     metrics = (*_COUNTERS.values(), _SPEED, _UP)
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._monotonic, self._files = root, monotonic, Files(root)
+        self._names: list[str] = []
+        self._counted: tuple[str, ...] = ()
+        self._links: tuple[list[Reading], list[Absence]] = ([], [])
+        self._look_at = 0.0
 
     def read(self) -> Parts:
         """Read all interfaces; raises OSError where /proc/net/dev cannot be read."""
-        counters = parse_net_dev(read_text(self._root, "proc/net/dev"))
-        names = [name for name in counters if name != "lo"]
-        names = [name for name in names if (self._root / "sys/class/net" / name / "device").exists()] or names
+        counters = parse_net_dev(self._files.text("proc/net/dev"))
+        now, there = self._monotonic(), tuple(counters)
+        is_time = there != self._counted or now >= self._look_at
+        if is_time:
+            self._counted, self._look_at = there, now + LOOK_SECONDS
+            self._look()
+        readings = [
+            Reading(metric, counters[name][column], labels=by)
+            for name in self._names
+            for by in (labels(interface=name),)
+            for column, metric in _COUNTERS.items()
+        ]
+        links, absences = self._links
+        if is_time:
+            return Parts(tuple(readings + links), tuple(absences))
+        return Parts(tuple(readings), tuple(absences), held=tuple(links))
+
+    def _look(self) -> None:
+        """Find the interfaces with hardware, and ask each for its speed and state.
+
+        Not at every tick: the kernel answers under the lock that configuring the network needs.
+        """
+        names = [name for name in self._counted if name != "lo"]
+        self._names = [name for name in names if (self._root / "sys/class/net" / name / "device").exists()] or names
         readings: list[Reading] = []
         absences: list[Absence] = []
-        for name in names:
-            by = labels(interface=name)
-            readings += [Reading(metric, counters[name][column], labels=by) for column, metric in _COUNTERS.items()]
+        for name in self._names:
             for metric, value in ((_SPEED, self._speed(name)), (_UP, self._up(name))):
                 if isinstance(value, str):
                     absences.append(Absence(metric, f"{name}: {value}"))
                 else:
-                    readings.append(Reading(metric, value, labels=by))
-        if not names:
-            absences += [
-                Absence(metric, "this node has no network interface but the loopback") for metric in self.metrics
-            ]
-        return Parts(tuple(readings), tuple(absences))
+                    readings.append(Reading(metric, value, labels=labels(interface=name)))
+        if not self._names:
+            why = "this node has no network interface but the loopback"
+            absences = [Absence(metric, why) for metric in self.metrics]
+        self._links = readings, absences
+
+    def close(self) -> None:
+        """Close the file, and look at the interfaces anew."""
+        self._files.close()
+        self._counted = ()
 
     def _speed(self, name: str) -> float | str:
         try:

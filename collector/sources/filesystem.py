@@ -57,6 +57,7 @@ class FilesystemSource(Source):
 
     name = "filesystem"
     metrics = (_SIZE, _AVAILABLE)
+    every_seconds = 10.0
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from collector.sources.base import Parts, Source, read_text
+from collector.sources.base import Parts, Source
+from collector.sources.files import Files
 from tokenstone.sample import Absence, Reading
 
 _FIELDS = {"MemTotal": "host_memory_total_bytes", "MemAvailable": "host_memory_available_bytes"}
@@ -32,11 +33,11 @@ class MemorySource(Source):
     metrics = tuple(_FIELDS.values())
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._files = Files(root)
 
     def read(self) -> Parts:
         """Read the host's memory; raises OSError."""
-        sizes = parse_meminfo(read_text(self._root, "proc/meminfo"))
+        sizes = parse_meminfo(self._files.text("proc/meminfo"))
         readings = tuple(Reading(metric, sizes[field]) for field, metric in _FIELDS.items() if field in sizes)
         absences = tuple(
             Absence(metric, f"this kernel's /proc/meminfo has no {field}")
@@ -44,3 +45,7 @@ class MemorySource(Source):
             if field not in sizes
         )
         return Parts(readings, absences)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._files.close()

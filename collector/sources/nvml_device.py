@@ -1,176 +1,142 @@
-"""One NVIDIA device: what it is asked, and what it turned out not to answer."""
+"""One NVIDIA device: all that it is asked, in three cadences, and its instances (MIG) as devices of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import pynvml
 
-from collector.sources import nvml_gpm
-from collector.sources.nvml_errors import Fault, classify, explain
-from collector.sources.nvml_gpm import GpmReader, Value
-from tokenstone.sample import Absence, DeviceInfo, Reading, labels
+from collector.sources import nvml_calls, nvml_fields, nvml_gpm
+from collector.sources.nvml_calls import CallReader
+from collector.sources.nvml_driver import NvmlDriver, SwitchedOff
+from collector.sources.nvml_errors import is_lost
+from collector.sources.nvml_fields import FieldReader
+from collector.sources.nvml_gpm import GpmReader
+from collector.sources.nvml_values import Value
+from tokenstone.sample import Absence, DeviceInfo, Reading
 
-# What the driver writes where it has no value, as 32 and 64 bits.
-_BLANKS = {0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF}
-
-_THROTTLE_REASONS = {
-    "software_power_cap": pynvml.nvmlClocksEventReasonSwPowerCap,
-    "hardware_slowdown": pynvml.nvmlClocksEventReasonHwSlowdown,
-    "sync_boost": pynvml.nvmlClocksEventReasonSyncBoost,
-    "software_thermal": pynvml.nvmlClocksEventReasonSwThermalSlowdown,
-    "hardware_thermal": pynvml.nvmlClocksEventReasonHwThermalSlowdown,
-    "hardware_power_brake": pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown,
-}
-
-
-class BlankValue(Exception):
-    """The driver answered, and wrote its mark for `no value`."""
-
-
-def _number(raw: int, factor: float = 1.0) -> float:
-    if raw in _BLANKS:
-        raise BlankValue
-    return raw * factor
-
-
-def _busy(handle: Any) -> Iterable[Value]:
-    yield "accel_busy_ratio", _number(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu, 0.01), ()
-
-
-def _memory(handle: Any) -> Iterable[Value]:
-    try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
-    except pynvml.NVMLError_FunctionNotFound:
-        # Before driver 510: what the driver reserves for itself is then counted as used.
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    yield "accel_memory_used_bytes", _number(memory.used), ()
-    yield "accel_memory_total_bytes", _number(memory.total), ()
-
-
-def _power(handle: Any) -> Iterable[Value]:
-    yield "accel_power_watts", _number(pynvml.nvmlDeviceGetPowerUsage(handle), 1e-3), ()
-
-
-def _power_limit(handle: Any) -> Iterable[Value]:
-    yield "accel_power_limit_watts", _number(pynvml.nvmlDeviceGetEnforcedPowerLimit(handle), 1e-3), ()
-
-
-def _energy(handle: Any) -> Iterable[Value]:
-    yield "accel_energy_joules_total", _number(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle), 1e-3), ()
-
-
-def _temperature(handle: Any) -> Iterable[Value]:
-    celsius = pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)
-    yield "accel_temperature_celsius", _number(celsius), ()
-
-
-def _clock(domain: str, code: int) -> Callable[[Any], Iterable[Value]]:
-    def read(handle: Any) -> Iterable[Value]:
-        hertz = _number(pynvml.nvmlDeviceGetClockInfo(handle, code), 1e6)
-        yield "accel_clock_hertz", hertz, labels(domain=domain)
-
-    return read
-
-
-def _throttled(handle: Any) -> Iterable[Value]:
-    try:
-        mask = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-    except pynvml.NVMLError_FunctionNotFound:
-        mask = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)  # its name before driver 535
-    for reason, bit in _THROTTLE_REASONS.items():
-        yield "accel_throttled_ratio", float(bool(mask & bit)), labels(reason=reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Query:
-    what: str
-    metrics: tuple[str, ...]
-    read: Callable[[Any], Iterable[Value]]
-
-
-_QUERIES = (
-    _Query("utilization", ("accel_busy_ratio",), _busy),
-    _Query("memory", ("accel_memory_used_bytes", "accel_memory_total_bytes"), _memory),
-    _Query("power", ("accel_power_watts",), _power),
-    _Query("power limit", ("accel_power_limit_watts",), _power_limit),
-    _Query("energy", ("accel_energy_joules_total",), _energy),
-    _Query("temperature", ("accel_temperature_celsius",), _temperature),
-    _Query("compute clock", ("accel_clock_hertz",), _clock("compute", pynvml.NVML_CLOCK_SM)),
-    _Query("memory clock", ("accel_clock_hertz",), _clock("memory", pynvml.NVML_CLOCK_MEM)),
-    _Query("throttle reasons", ("accel_throttled_ratio",), _throttled),
+METRICS = tuple(
+    dict.fromkeys(
+        [
+            *(metric for query in (*nvml_calls.FAST, *nvml_calls.SLOW) for metric in query.metrics),
+            *nvml_fields.METRICS,
+            *nvml_gpm.METRICS,
+        ]
+    )
 )
-
-METRICS = tuple(dict.fromkeys(metric for query in _QUERIES for metric in query.metrics)) + nvml_gpm.METRICS
 """Everything that a device may be able to give."""
+
+Said = tuple[list[Reading], list[Absence]]
 
 
 class NvmlDevice:
     """One device and its capabilities, found by asking: what it does not support is not asked for again."""
 
-    def __init__(self, index: int) -> None:
-        self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        self.info = describe(self._handle, index)
-        self._gpm = GpmReader(self._handle)
-        self._off: dict[str, str] = {}
+    def __init__(self, driver: NvmlDriver, index: int, *, processes: bool) -> None:
+        self._driver = driver
+        self.handle = driver.call("nvmlDeviceGetHandleByIndex", index)
+        self.info = describe(driver, self.handle, index)
+        self._calls = CallReader(driver, self.handle, nvml_calls.FAST)
+        self._fields = FieldReader(driver, self.handle, nvml_fields.FAST)
+        self._instead: dict[str, CallReader] = {}
+        self._slow_calls = CallReader(driver, self.handle, nvml_calls.SLOW)
+        self._slow_fields = FieldReader(driver, self.handle, nvml_fields.SLOW)
+        self._processes = CallReader(driver, self.handle, [nvml_calls.PROCESSES] if processes else [])
+        self._gpm = GpmReader(driver, self.handle)
+        self.instances: dict[str, MigInstance] = {}
 
-    def read(self, monotonic_seconds: float) -> tuple[list[Reading], list[Absence]]:
-        """Ask everything the device is known to answer. Raises NVMLError only where device or driver is lost."""
-        values: list[Value] = []
-        missing: list[tuple[str, str]] = []
-        for query in _QUERIES:
-            reason = self._off.get(query.what) or self._ask(query, values)
-            if reason is not None:
-                missing += [(metric, reason) for metric in query.metrics]
+    def read_fast(self, now: float) -> Said:
+        """Ask what changes from moment to moment. Raises NVMLError only where device or driver is lost."""
+        values, missing = self._calls.read()
+        field_values, field_missing = self._fields.read(now)
+        for metric, query in nvml_calls.INSTEAD_OF_FIELDS.items():
+            if self._fields.lacks(metric):
+                reader = self._instead.setdefault(metric, CallReader(self._driver, self.handle, [query]))
+                more_values, more_missing = reader.read()
+                field_values += more_values
+                field_missing = [(name, why) for name, why in field_missing if name != metric] + more_missing
+        gpm_values, gpm_missing = self._gpm.read(now)
+        said = _said(self.info.id, values + field_values + gpm_values, missing + field_missing + gpm_missing)
+        for instance in self.instances.values():
+            readings, absences = instance.read(now)
+            said[0].extend(readings)
+            said[1].extend(absences)
+        return said
+
+    def read_slow(self, now: float) -> Said:
+        """Ask what changes slowly: clocks, temperature, limits, errors."""
+        values, missing = self._slow_calls.read()
+        field_values, field_missing = self._slow_fields.read(now)
+        return _said(self.info.id, values + field_values, missing + field_missing)
+
+    def read_rare(self) -> Said:
+        """Look for instances, and count processes where that is wanted."""
+        self._find_instances()
+        return _said(self.info.id, *self._processes.read())
+
+    def _find_instances(self) -> None:
+        found: dict[str, MigInstance] = {}
         try:
-            gpm_values, gpm_missing = self._gpm.read(monotonic_seconds)
-            values += gpm_values
-            missing += gpm_missing.items()
-        except pynvml.NVMLError as error:
-            self._raise_if_lost(error)
-            missing += [(metric, f"performance monitoring: {explain(error)}") for metric in nvml_gpm.METRICS]
-        readings = [Reading(metric, value, self.info.id, by) for metric, value, by in values]
-        return readings, [Absence(metric, reason, self.info.id) for metric, reason in missing]
+            if self._driver.call("nvmlDeviceGetMigMode", self.handle)[0]:
+                for place in range(self._driver.call("nvmlDeviceGetMaxMigDeviceCount", self.handle)):
+                    try:
+                        handle = self._driver.call("nvmlDeviceGetMigDeviceHandleByIndex", self.handle, place)
+                    except pynvml.NVMLError_NotFound:
+                        continue
+                    uuid = self._driver.call("nvmlDeviceGetUUID", handle)
+                    found[uuid] = self.instances.get(uuid) or MigInstance(self._driver, self, handle)
+        except (pynvml.NVMLError, SwitchedOff) as error:
+            if is_lost(error):
+                raise
+        for uuid, instance in self.instances.items():
+            if uuid not in found:
+                instance.close()
+        self.instances = found
 
-    def _ask(self, query: _Query, values: list[Value]) -> str | None:
-        """Append the answer to `values`, or return why there is none."""
-        try:
-            values.extend(query.read(self._handle))
-        except BlankValue:
-            return f"{query.what}: the driver gave no number"
-        except pynvml.NVMLError as error:
-            self._raise_if_lost(error)
-            reason = f"{query.what}: {explain(error)}"
-            if classify(error.value) is Fault.UNSUPPORTED:
-                self._off[query.what] = reason
-            return reason
-        return None
+    def close(self) -> None:
+        """Release what the driver holds for us."""
+        self._gpm.close()
+        for instance in self.instances.values():
+            instance.close()
 
-    @staticmethod
-    def _raise_if_lost(error: Any) -> None:
-        if classify(error.value) in {Fault.DEVICE_LOST, Fault.DRIVER_LOST}:
-            raise error
+
+class MigInstance:
+    """A part of a device that computes alone (MIG). Power, clocks and links are those of the whole device."""
+
+    def __init__(self, driver: NvmlDriver, parent: NvmlDevice, handle: Any) -> None:
+        number = driver.call("nvmlDeviceGetGpuInstanceId", handle)
+        self.info = describe(driver, handle, parent.info.index)
+        self._memory = CallReader(driver, handle, [nvml_calls.MEMORY])
+        self._gpm = GpmReader(driver, parent.handle, instance=number)
+
+    def read(self, now: float) -> Said:
+        """Return the instance's own memory and activity."""
+        values, missing = self._memory.read()
+        gpm_values, gpm_missing = self._gpm.read(now)
+        return _said(self.info.id, values + gpm_values, missing + gpm_missing)
 
     def close(self) -> None:
         """Release what the driver holds for us."""
         self._gpm.close()
 
 
-def describe(handle: Any, index: int) -> DeviceInfo:
+def _said(device: str, values: list[Value], missing: list[tuple[str, str]]) -> Said:
+    return (
+        [Reading(metric, value, device, by) for metric, value, by in values],
+        [Absence(metric, reason, device) for metric, reason in dict.fromkeys(missing)],
+    )
+
+
+def describe(driver: NvmlDriver, handle: Any, index: int) -> DeviceInfo:
     """Return what the driver calls the device; raises NVMLError. Memory is None where the driver does not tell."""
-    try:
-        memory_bytes: int | None = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-    except pynvml.NVMLError as error:
-        if classify(error.value) in {Fault.DEVICE_LOST, Fault.DRIVER_LOST}:
-            raise
-        memory_bytes = None
-    return DeviceInfo(
-        id=pynvml.nvmlDeviceGetUUID(handle),
+    info = DeviceInfo(
+        id=driver.call("nvmlDeviceGetUUID", handle),
         kind="accelerator",
         vendor="NVIDIA",
-        model=pynvml.nvmlDeviceGetName(handle),
+        model=driver.call("nvmlDeviceGetName", handle),
         index=index,
-        memory_bytes=None if memory_bytes in _BLANKS else memory_bytes,
     )
+    values, _ = CallReader(driver, handle, [nvml_calls.MEMORY]).read()
+    total = {metric: value for metric, value, _ in values}.get("accel_memory_total_bytes")
+    return info if total is None else replace(info, memory_bytes=int(total))

@@ -7,6 +7,8 @@ from typing import Any
 
 import pynvml
 
+from collector.sources.nvml_driver import SwitchedOff
+
 
 class Fault(Enum):
     """How far an error reaches."""
@@ -42,13 +44,24 @@ _TEXTS = {
     pynvml.NVML_ERROR_RESET_REQUIRED: "the device needs a reset",
 }  # fmt: skip
 
+NO_NUMBER = "the driver gave no number"
 
-def classify(code: int) -> Fault:
-    """Say how far the error `code` reaches."""
-    return _FAULTS.get(code, Fault.PASSING)
+
+def classify(error: Any) -> Fault:
+    """Say how far an error (an exception or a bare code) reaches."""
+    if isinstance(error, SwitchedOff):
+        return Fault.UNSUPPORTED
+    return _FAULTS.get(error if isinstance(error, int) else error.value, Fault.PASSING)
 
 
 def explain(error: Any) -> str:
-    """Say in words what an NVMLError or a bare code means."""
+    """Say in words what an error (an exception or a bare code) means."""
+    if isinstance(error, SwitchedOff):
+        return f"{error} is switched off (nvml_skip)"
     code = error if isinstance(error, int) else error.value
     return _TEXTS.get(code) or str(pynvml.NVMLError(code))
+
+
+def is_lost(error: Any) -> bool:
+    """Say whether the device, or all of them, have gone."""
+    return classify(error) in {Fault.DEVICE_LOST, Fault.DRIVER_LOST}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from collector.sources.base import Parts, Source, read_text
+from collector.sources.base import Parts, Source
+from collector.sources.files import Files
 from tokenstone.sample import Absence, Reading, labels
 
 _WAITING = "host_pressure_waiting_seconds_total"
@@ -34,7 +35,7 @@ class PressureSource(Source):
     metrics = (_WAITING, _STALLED)
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._files = Files(root)
 
     def read(self) -> Parts:
         """Read the totals. A kernel without them is no failure: they are absent, with the reason."""
@@ -42,7 +43,7 @@ class PressureSource(Source):
         reasons: list[tuple[str, str]] = []
         for resource in ("cpu", "io", "memory"):
             try:
-                seconds = parse_pressure(read_text(self._root, f"proc/pressure/{resource}"))
+                seconds = parse_pressure(self._files.text(f"proc/pressure/{resource}"))
             except OSError as error:
                 # Switched off at boot, the files are missing or cannot be read, depending on the kernel.
                 reason = f"{resource}: no pressure stall information in this kernel ({error.strerror})"
@@ -60,3 +61,7 @@ class PressureSource(Source):
                 else:
                     reasons.append((metric, f"{resource}: the kernel gives no total of {kind!r}"))
         return Parts(tuple(readings), tuple(Absence(metric, reason) for metric, reason in reasons))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()

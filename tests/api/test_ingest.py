@@ -9,10 +9,13 @@ JSON = {"Content-Type": "application/json"}
 GZIP = JSON | {"Content-Encoding": "gzip"}
 
 
-def test_a_batch_is_stored_and_read_back(api, batch):
+def test_a_batch_is_stored_and_read_back(api, batch, clock):
     answer = api.post("/v1/windows", json=batch())
     assert answer.status_code == 200
-    assert answer.json() == {"status": "accepted", "windows": 2, "missing_sequences": [], "window_seconds": 10.0}
+    assert answer.json() == {
+        "status": "accepted", "windows": 2, "missing_sequences": [], "window_seconds": 10.0,
+        "server_unix_seconds": clock.now,
+    }  # fmt: skip
     busy, received = api.get("/v1/windows").json()["items"]
     assert busy == {
         "node": "node-1", "device": "GPU-0", "metric": "accel_busy_ratio", "labels": {}, "start_unix_seconds": 1.7e9,

@@ -3,6 +3,7 @@
 import gzip
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from collector.agent import run_agent
 from collector.config import load_settings
+from collector.segment import unpack
 from tokenstone.errors import Conflict, PortInUse, ServiceUnreachable
 from tokenstone.wire import IngestAnswer, WindowBatch
 
@@ -21,11 +23,14 @@ class Client:
     def __init__(self):
         self.away, self.batches = False, []
 
+    def announce(self, metrics_address):
+        self.address = metrics_address
+
     def push_windows(self, batch_json):
         if self.away:
             raise ServiceUnreachable("nobody answers")
         self.batches.append(WindowBatch.model_validate_json(gzip.decompress(batch_json)))
-        return IngestAnswer(status="accepted", windows=0, window_seconds=0.2)
+        return IngestAnswer(status="accepted", windows=0, window_seconds=0.2, server_unix_seconds=time.time() + 100)
 
 
 def free_port():
@@ -115,23 +120,41 @@ def test_windows_reach_the_service_and_the_last_one_on_stopping(settings, start,
     index = next(i for i, series in enumerate(last.series) if series.metric == "disk_read_bytes_total")
     assert last.delta[last.series_index.index(index)] == 0  # a fixture's counters stand still: a true zero
     assert any(absence.metric == "network_speed_bytes_per_second" for absence in last.absences)
-    assert not list(settings.spool_dir.glob("*.json.gz"))
+    assert not list(settings.spool_dir.glob("*.batch"))
 
 
 def test_an_agent_whose_service_is_away_loses_nothing_over_a_restart(settings, start, eventually):
     client = Client()
     client.away = True
     agent = start(settings, client)
-    eventually(lambda: len(list(settings.spool_dir.glob("*.json.gz"))) >= 2)
+    eventually(lambda: waiting_intervals(settings) >= 3)
     agent.stop()
-    left = sorted(path.name for path in settings.spool_dir.glob("*.json.gz"))
+    left = waiting_intervals(settings)
     client.away = False
     agent = start(settings, client)
-    eventually(lambda: len(client.batches) > len(left))
+    eventually(lambda: len({batch.epoch for batch in client.batches}) == 2)
     agent.stop()
-    pushed = [f"{batch.epoch}.{batch.sequence:010d}.json.gz" for batch in client.batches]
-    assert pushed[: len(left)] == left
-    assert len(set(pushed)) == len(pushed)
+    first = client.batches[0].epoch
+    before = [start for batch in client.batches if batch.epoch == first for start in starts(batch)]
+    assert len(before) == len(set(before)) == left
+    assert [batch.epoch for batch in client.batches] == sorted(batch.epoch for batch in client.batches)
+
+
+def starts(batch):
+    return sorted(set(batch.start_unix_seconds))
+
+
+def waiting_intervals(settings):
+    return sum(len(list(unpack(path.read_bytes()))) - 1 for path in settings.spool_dir.glob("*.batch"))
+
+
+def test_the_services_clock_is_compared_with_ours(settings, start, eventually):
+    client = Client()
+    agent = start(settings, client)
+    eventually(lambda: "tokenstone_clock_offset_seconds" in (scrape(settings) or {}))
+    [offset] = scrape(settings)["tokenstone_clock_offset_seconds"]
+    assert offset.value == pytest.approx(100, abs=1)
+    agent.stop()
 
 
 def test_a_taken_port_or_spool_ends_the_start_with_one_clear_error(settings, start, eventually):

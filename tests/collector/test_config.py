@@ -2,9 +2,10 @@
 
 import pytest
 
-from collector.config import AgentSettings, ListenAddress, environment_name, load_settings
+from collector.config import AgentSettings, environment_name, load_settings
+from collector.listen import ListenAddress
 from collector.registry import SOURCES, build_sources
-from tokenstone.errors import InvalidValue, UnknownName
+from tokenstone.errors import InvalidFile, InvalidValue, UnknownName
 
 
 def test_arguments_win_over_the_environment_which_wins_over_defaults(monkeypatch):
@@ -80,9 +81,41 @@ def test_sources_can_be_chosen_and_left_out():
         source.name for source in build_sources(load_settings(node="n", sources="cpu,disk", exclude_sources="disk"))
     ]
     assert names == ["cpu", "agent"]
-    assert [source.name for source in build_sources(load_settings(node="n"))] == [*SOURCES, "agent"]
+    names = [source.name for source in build_sources(load_settings(node="n"))]
+    assert names == [name for name in SOURCES if name in names] + ["agent"]
+    assert {"nvml", "cpu", "infiniband", "nfs", "job_use", "attribution", "filesystem"} <= set(names)
 
 
 def test_an_unknown_source_is_refused_with_what_there_is():
     with pytest.raises(UnknownName, match=r"unknown source 'gpu'.*nvml"):
         build_sources(load_settings(node="n", exclude_sources="gpu"))
+
+
+def test_a_file_comes_after_flags_and_environment(monkeypatch, tmp_path):
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        'cluster = "lab"\nsample_seconds = 2.0\nwindow_seconds = 20\nsources = ["cpu", "disk"]\nlisten = ":1"\n'
+    )
+    monkeypatch.setenv("TOKENSTONE_CONFIG", str(file))
+    monkeypatch.setenv("TOKENSTONE_WINDOW_SECONDS", "30")
+    settings = load_settings(node="n", listen=":2")
+    assert (settings.cluster, settings.sample_seconds, settings.window_seconds) == ("lab", 2.0, 30.0)
+    assert (settings.sources, settings.listen) == (("cpu", "disk"), ListenAddress("", 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("cluster = ", InvalidFile, "is not TOML"),
+        ('clutser = "lab"', UnknownName, "did you mean 'cluster'"),
+        ("sample_seconds = 0", InvalidValue, "sample_seconds"),
+        (None, InvalidFile, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(monkeypatch, tmp_path, text, error, message):
+    file = tmp_path / "agent.toml"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setenv("TOKENSTONE_CONFIG", str(file))
+    with pytest.raises(error, match=message):
+        load_settings(node="n")

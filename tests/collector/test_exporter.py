@@ -1,4 +1,4 @@
-"""`/metrics` and `/healthz`: what a scrape sees, tick by tick."""
+"""`/metrics`, `/-/healthy` and `/-/ready`: what a scrape sees, tick by tick."""
 
 import socket
 import urllib.error
@@ -6,8 +6,9 @@ import urllib.request
 
 import pytest
 
-from collector.config import ListenAddress
-from collector.exporter import CONTENT_TYPE, Exposition, MetricsServer
+from collector.exporter import CONTENT_TYPE, Exposition
+from collector.listen import ListenAddress
+from collector.server import MetricsServer
 from tokenstone.errors import InvalidValue, PortInUse
 from tokenstone.sample import Absence, Reading, Sample
 
@@ -56,7 +57,7 @@ def test_a_failed_source_drops_its_series_says_why_and_breaks_nothing(exposition
     assert 'tokenstone_source_up{device="host",node="node-1",source="nvml"} 0.0' in shown
     assert 'tokenstone_source_up{device="host",node="node-1",source="cpu"} 1.0' in shown
     by = 'device="host",node="node-1",source="nvml"'
-    assert f"tokenstone_source_last_success_timestamp_seconds{{{by}}} 1.8e+09" in shown
+    assert f"tokenstone_source_last_success_timestamp_seconds{{{by}}} 1800000000.0" in shown
     assert (
         'tokenstone_metric_absent{device="host",metric="accel_power_watts",node="node-1",'
         r'reason="the driver said \"no\"\n",source="nvml"} 1.0'
@@ -85,20 +86,27 @@ def test_scrapes_between_two_ticks_get_the_same_bytes(exposition):
 
 
 def test_nothing_is_served_before_the_first_tick_nor_when_the_loop_hangs(exposition, url, fake_time):
-    for path in ("/metrics", "/healthz"):
+    for path in ("/metrics", "/-/ready"):
         assert get(url + path)[:2] == (503, "starting: nothing has been sampled yet\n")
+    assert get(url + "/-/healthy")[0] == 200  # a start is no reason to be restarted
     exposition.update([sample("cpu", Reading("host_load_average", 1.0))])
-    assert get(url + "/healthz")[:2] == (200, "ok\n")
+    for path in ("/-/healthy", "/-/ready"):
+        assert get(url + path)[:2] == (200, "ok\n")
     status, text, kind = get(url + "/metrics?x=1")
     assert (status, kind) == (200, CONTENT_TYPE)
     assert "host_load_average" in text
     fake_time.advance(11)
-    assert get(url + "/metrics")[:2] == (503, "the sampling loop has not ticked for more than 10 s\n")
-    assert get(url + "/healthz")[0] == 503
+    for path in ("/metrics", "/-/healthy", "/-/ready"):
+        assert get(url + path)[:2] == (503, "the sampling loop has not ticked for more than 10 s\n")
+
+
+def test_an_agent_that_never_ticks_is_unhealthy_after_a_while(exposition, url, fake_time):
+    fake_time.advance(11)
+    assert get(url + "/-/healthy")[0] == 503
 
 
 def test_other_paths_are_not_found(url):
-    assert get(url + "/")[:2] == (404, "try /metrics or /healthz\n")
+    assert get(url + "/")[:2] == (404, "try /metrics, /-/healthy, /-/ready\n")
 
 
 def test_a_port_in_use_is_one_clear_error(exposition):

@@ -44,28 +44,33 @@ def render(root, node, *, without=""):
     return exposition.body()
 
 
-@pytest.fixture
-def h100_node(node_folder, nvml_stub):
-    folder = node_folder("h100-node")
-    nvml_stub((folder / "nvml.scenario").read_text())
-    return render(folder, "h100-node")
+OTHERS = ("hygon", "cambricon", "iluvatar", "metax", "kunlun", "intel", "moorethreads")
+NODES = ("h100-node", "mi300x-node", "ascend-910-node", "cpu-node", "old-kernel", *(f"{one}-node" for one in OTHERS))
 
 
 @pytest.fixture
-def old_kernel(node_folder):
-    return render(node_folder("old-kernel"), "old-kernel", without="nvml")
+def body(node, node_folder, request):
+    """The exposition of the machine `node`, with the stand-in for its maker's library where it needs one."""
+    folder = node_folder(node)
+    if node == "h100-node":
+        request.getfixturevalue("nvml_stub")((folder / "nvml.scenario").read_text())
+        return render(folder, node)
+    if node == "mi300x-node":
+        request.getfixturevalue("amd_stub")((folder / "amdsmi.scenario").read_text())
+    if node == "moorethreads-node":
+        request.getfixturevalue("moorethreads_stub")(folder / "mtml.scenario")
+    return render(folder, node, without="nvml")
 
 
-@pytest.mark.parametrize("node", ["h100-node", "old-kernel"])
-def test_the_whole_exposition_of_a_node(node, request):
-    body = request.getfixturevalue(node.replace("-", "_"))
+@pytest.mark.parametrize("node", NODES)
+def test_the_whole_exposition_of_a_node(node, body):
     golden = GOLDEN / f"metrics-{node}.txt"
     if UPDATE:
         golden.write_bytes(body)
     assert body.decode() == golden.read_text()
 
 
-@pytest.mark.parametrize("node", ["h100-node", "old-kernel"])
+@pytest.mark.parametrize("node", NODES)
 def test_prometheus_own_linter_has_nothing_to_say(node):
     promtool = shutil.which("promtool")
     if promtool is None:

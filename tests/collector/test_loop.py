@@ -5,16 +5,17 @@ from itertools import accumulate, cycle, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
-from collector.agent import SamplingLoop
 from collector.clock import Clock
 from collector.exporter import Exposition
+from collector.lanes import Lanes
+from collector.loop import SamplingLoop
+from collector.sources import base
 from collector.sources.base import Parts
 from tokenstone.sample import Reading
 
 
-class Source:
+class Source(base.Source):
     """Gives what `values` yields, as a counter and a gauge; an exception among them is raised."""
 
     def __init__(
@@ -44,7 +45,7 @@ class MovedTime:
         self.seconds += seconds
 
     def clock(self):
-        return Clock(lambda: self.seconds, lambda: self.seconds)
+        return Clock(lambda: self.seconds, lambda: self.seconds, lambda: 0.0)
 
 
 class StopAfter:
@@ -63,8 +64,9 @@ class StopAfter:
 def run(time, sources, waits, *, window_seconds=lambda: 10.0, sample_seconds=1.0, late=lambda: 0.0, exposition=None):
     closed = []
     clock = time.clock()
+    lanes = Lanes(sources, clock, patience_seconds=60)
     loop = SamplingLoop(
-        sources,
+        lanes,
         exposition or Exposition("n", clock, stale_seconds=10),
         sample_seconds=sample_seconds,
         window_seconds=window_seconds,
@@ -73,6 +75,7 @@ def run(time, sources, waits, *, window_seconds=lambda: 10.0, sample_seconds=1.0
     )
     stop = StopAfter(time, waits, late)
     loop.run(stop)
+    lanes.close()
     return closed, stop
 
 
@@ -123,10 +126,10 @@ def test_a_counter_that_was_reset_counts_on_from_zero(fake_time):
     assert [window.delta for window in windows_of(closed, "disk_reads_completed_total")] == [10 + 4 + 2]
 
 
-def test_a_source_that_fails_is_down_and_the_others_go_on(fake_time):
+def test_a_source_that_fails_is_down_and_the_others_go_on(fake_time, agent_log):
     bad = Source([1, RuntimeError("the cable is out"), 3, 4], name="bad")
-    with capture_logs() as logs:
-        closed, _ = run(fake_time, [bad, Source(range(9), name="good")], 2)
+    closed, _ = run(fake_time, [bad, Source(range(9), name="good")], 2)
+    logs = agent_log()
     counters = {dict(w.series.labels)["disk"]: w for w in windows_of(closed, "disk_reads_completed_total")}
     assert (counters["bad"].count, counters["good"].count) == (3, 4)
     up = {dict(w.series.labels)["source"]: w for w in windows_of(closed, "tokenstone_source_up")}
@@ -142,22 +145,23 @@ def test_a_source_that_fails_is_down_and_the_others_go_on(fake_time):
     assert why == "RuntimeError: the cable is out"
 
 
-def test_windows_that_cannot_be_kept_do_not_end_the_loop(fake_time):
+def test_windows_that_cannot_be_kept_do_not_end_the_loop(fake_time, agent_log):
     def refuse(windows, samples):
         raise OSError("disk full")
 
     clock = fake_time.clock()
+    lanes = Lanes([Source(range(99))], clock, patience_seconds=60)
     loop = SamplingLoop(
-        [Source(range(99))],
+        lanes,
         Exposition("n", clock, stale_seconds=10),
         sample_seconds=1,
         window_seconds=lambda: 2.0,
         sink=refuse,
         clock=clock,
     )
-    with capture_logs() as logs:
-        loop.run(StopAfter(fake_time, 6))
-    assert [entry["event"] for entry in logs].count("windows could not be kept") == 4
+    loop.run(StopAfter(fake_time, 6))
+    lanes.close()
+    assert [entry["event"] for entry in agent_log()].count("windows could not be kept") == 4
 
 
 @given(
@@ -173,3 +177,44 @@ def test_deltas_add_up_to_last_minus_first_whatever_the_windows(steps, lengths, 
     )
     deltas = [window.delta for window in windows_of(closed, "disk_reads_completed_total") if window.delta is not None]
     assert sum(deltas) == totals[-1] - totals[0]
+
+
+def test_a_suspended_machine_is_in_no_window(fake_time):
+    def fall_asleep():
+        if fake_time.seconds == 1004.0 and not fake_time.asleep:
+            fake_time.asleep = 3600.0  # the monotonic clock stood still meanwhile, the wall clock did not
+            fake_time.stepped = 3600.0
+
+    closed, _ = run(fake_time, [Source(range(100), work=fall_asleep)], 14)
+    gauges = windows_of(closed, "host_load_average")
+    assert [window.duration_seconds for window in gauges] == pytest.approx([4, 10])
+    assert gauges[1].start_unix_seconds - gauges[0].start_unix_seconds == pytest.approx(3605)
+    deltas = [window.delta for window in windows_of(closed, "disk_reads_completed_total")]
+    assert sum(deltas) == 15  # nothing of a counter is lost over it
+
+
+@pytest.mark.parametrize("step", [-7200.0, 7200.0])
+def test_a_wall_clock_that_is_stepped_changes_no_duration_and_no_delta(fake_time, step):
+    def set_the_clock():
+        if fake_time.seconds == 1013.0:
+            fake_time.stepped = step
+
+    closed, _ = run(fake_time, [Source(range(100), work=set_the_clock)], 29)
+    windows = windows_of(closed, "disk_reads_completed_total")
+    assert [(round(window.duration_seconds), window.delta) for window in windows] == [(10, 10), (10, 10), (10, 10)]
+
+
+def test_held_readings_are_shown_and_counted_once(fake_time):
+    class Tiers(base.Source):
+        name, metrics = "tiers", ("host_load_average",)
+        slow = Reading("host_load_average", 7.0)
+
+        def read(self):
+            if fake_time.seconds % 5 == 0:
+                return Parts((self.slow,))
+            return Parts((), held=(self.slow,))
+
+    exposition = Exposition("n", fake_time.clock(), stale_seconds=10)
+    closed, _ = run(fake_time, [Tiers()], 8, exposition=exposition)
+    assert [window.count for window in windows_of(closed, "host_load_average")] == [2]
+    assert b'host_load_average{device="host",node="n"} 7.0' in exposition.body()

@@ -23,15 +23,15 @@ GPM = {
 
 @pytest.fixture
 def scenario(node_folder):
-    return (node_folder("h100-node") / "nvml.scenario").read_text()
+    return (node_folder("..") / "nvml" / "two-devices.scenario").read_text()
 
 
 @pytest.fixture
 def open_source(fake_time):
     opened = []
 
-    def make():
-        opened.append(NvmlSource(lambda: fake_time.seconds))
+    def make(**options):
+        opened.append(NvmlSource(fake_time.clock(), **options))
         return opened[-1]
 
     yield make
@@ -119,25 +119,26 @@ def test_performance_monitoring_metric_that_is_missing_or_no_number(nvml_stub, s
 def test_what_a_device_does_not_support_is_absent_and_not_asked_again(nvml_stub, scenario, open_source, fake_time):
     stub = nvml_stub(scenario)
     source = open_source()
-    readings, absences = of(source.read(), AMPERE)
-    assert ("accel_energy_joules_total",) not in readings
-    assert absences["accel_energy_joules_total"] == "energy: not supported by this device"
+    for _ in range(3):  # a field, the field that newer drivers have, the call that older ones have
+        readings, absences = of(source.read(), AMPERE)
+        assert ("accel_energy_joules_total",) not in readings
+        assert absences["accel_energy_joules_total"] == "energy: not supported by this device"
+        fake_time.advance(1)
     stub.take_calls()
-    fake_time.advance(1)
     parts = source.read()
     assert of(parts, AMPERE)[1]["accel_energy_joules_total"] == "energy: not supported by this device"
-    assert stub.take_calls().count("nvmlDeviceGetTotalEnergyConsumption") == 1  # the Hopper's
+    assert "nvmlDeviceGetTotalEnergyConsumption" not in stub.take_calls()  # the Hopper gives it with other fields
 
 
 def test_a_passing_error_and_a_blank_are_absent_until_the_next_tick(nvml_stub, scenario, open_source, fake_time):
     stub = nvml_stub(scenario)
-    source = open_source()
-    stub.change(_0_power="unknown", _0_temperature="blank")
+    source = open_source(slow_seconds=1)
+    stub.change(**{"0.field.185": "unknown", "0.temperature": "blank"})
     readings, absences = of(source.read(), HOPPER)
     assert ("accel_power_watts",) not in readings
     assert "Unknown Error" in absences["accel_power_watts"]
     assert absences["accel_temperature_celsius"] == "temperature: the driver gave no number"
-    stub.change(_0_power=500000, _0_temperature=60)
+    stub.change(**{"0.field.185": 500000, "0.temperature": 60})
     fake_time.advance(1)
     readings, _ = of(source.read(), HOPPER)
     assert readings[("accel_power_watts",)] == 500
@@ -163,7 +164,7 @@ def test_a_lost_device_is_absent_the_others_go_on_and_it_is_looked_for_again(
     parts = source.read()
     readings, absences = of(parts, HOPPER)
     assert not readings
-    assert set(absences) == set(NvmlSource.metrics)
+    assert set(absences) == {metric for metric in NvmlSource.metrics if metric.startswith("accel_")}
     assert "lost" in absences["accel_power_watts"]
     assert of(parts, AMPERE)[0][("accel_power_watts",)] == pytest.approx(74.512)
     assert {device.id for device in parts.devices} == {HOPPER, AMPERE}  # it is still paid for
@@ -218,11 +219,11 @@ def test_closing_lets_go_of_the_driver(nvml_stub, scenario, open_source):
 
 
 READ_ONCE = """
-import json, time
+import json
 from collector.clock import Clock
 from collector.sources.base import take
 from collector.sources.nvml import NvmlSource
-sample = take(NvmlSource(time.monotonic), Clock())
+sample = take(NvmlSource(Clock()), Clock())
 print(json.dumps({"error": sample.error, "devices": [device.model for device in sample.devices]}))
 """
 
@@ -236,7 +237,7 @@ def read_in_new_process(**environment):
 def test_the_library_is_found_as_the_loader_finds_it(nvml_library, node_folder):
     answer = read_in_new_process(
         LD_LIBRARY_PATH=str(nvml_library().parent),
-        NVML_STUB_SCENARIO=str(node_folder("h100-node") / "nvml.scenario"),
+        NVML_STUB_SCENARIO=str(node_folder("..") / "nvml" / "two-devices.scenario"),
     )
     assert answer == {"error": None, "devices": ["NVIDIA H100 80GB HBM3", "NVIDIA A100-PCIE-40GB"]}
 

@@ -1,46 +1,55 @@
 """Handing the spool over to a real HTTP server that goes away, comes back and refuses."""
 
 import gzip
-import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
 import pytest
-from structlog.testing import capture_logs
+from spool_support import interval, numbers_of
 
+from collector.batch import Origin
+from collector.client import AgentClient
 from collector.push import Pusher
 from collector.spool import Spool
-from tokenstone.errors import ServiceRefused, ServiceUnreachable
-from tokenstone.wire import IngestAnswer
+from tokenstone.wire import IngestAnswer, WindowBatch
 
 
 class Service:
     """A small service that remembers what it took; `status` is what it answers, `lose_answers` how often not at all."""
 
     def __init__(self):
-        self.status, self.lose_answers, self.window_seconds = 200, 0, 10.0
-        self.taken, self.requests = [], 0
+        self.status, self.lose_answers, self.window_seconds, self.most_windows = 200, 0, 10.0, 10**9
+        self.taken, self.known, self.requests, self.headers, self.body = [], set(), 0, {}, None
         service = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_POST(self):
                 service.requests += 1
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                number = json.loads(gzip.decompress(body))["number"]
-                status = 200 if service.status == 422 and number != 1 else service.status
-                known = number in service.taken
-                if status == 200 and not known:
-                    service.taken.append(number)
+                batch = WindowBatch.model_validate_json(gzip.decompress(body))
+                numbers, key = numbers_of(batch), (batch.epoch, batch.sequence)
+                status = 200 if service.status == 422 and 1 not in numbers else service.status
+                if len(batch.series_index) > service.most_windows:
+                    status = 413
+                is_known = key in service.known
+                if status == 200 and not is_known:
+                    service.known.add(key)
+                    service.taken += numbers
                 if status == 200 and service.lose_answers:
                     service.lose_answers -= 1
                     self.close_connection = True
                     return
                 answer = IngestAnswer(
-                    status="duplicate" if known else "accepted", windows=0, window_seconds=service.window_seconds
+                    status="duplicate" if is_known else "accepted", windows=0, window_seconds=service.window_seconds
                 )
-                text = answer.model_dump_json().encode() if status == 200 else b"{}"
+                text = answer.model_dump_json().encode() if status == 200 else b'{"title": "no"}'
+                if service.body is not None:
+                    text = service.body
                 self.send_response(status)
+                for name, value in service.headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
@@ -49,28 +58,15 @@ class Service:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/windows"
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def stop(self):
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
-
-
-class HttpClient:
-    def __init__(self, url):
-        self.url = url
-
-    def push_windows(self, batch_json):
-        try:
-            response = httpx.post(self.url, content=batch_json, timeout=5)
-        except httpx.HTTPError as error:
-            raise ServiceUnreachable(str(error), where=self.url) from error
-        if response.status_code != 200:
-            raise ServiceRefused("no", status=response.status_code)
-        return IngestAnswer.model_validate_json(response.content)
 
 
 @pytest.fixture
@@ -84,10 +80,11 @@ def service():
 def start(tmp_path, service):
     stops = []
 
-    def make(**options):
-        spool = Spool(tmp_path / "spool", 1_000_000)
-        pusher = Pusher(spool, HttpClient(service.url), first_wait_seconds=0.01, **options)
-        stops.extend([spool.close, pusher.stop])
+    def make(epoch="1-a", **options):
+        spool = Spool(tmp_path / "spool", 1_000_000, Origin("lab", "n1", epoch))
+        client = AgentClient(service.url)
+        pusher = Pusher(spool, client, **{"first_wait_seconds": 0.01} | options)
+        stops.extend([spool.close, client.close, pusher.stop])
         pusher.start()
         return spool, pusher
 
@@ -98,7 +95,7 @@ def start(tmp_path, service):
 
 def put(spool, *numbers):
     for number in numbers:
-        spool.put("1-a", number, gzip.compress(json.dumps({"number": number}).encode()))
+        spool.put(interval(number), ())
 
 
 def test_a_service_that_was_away_gets_everything_in_order_exactly_once(service, start, eventually):
@@ -108,12 +105,24 @@ def test_a_service_that_was_away_gets_everything_in_order_exactly_once(service, 
     pusher.notify()
     eventually(lambda: service.requests >= 3)
     assert service.taken == []
-    assert spool.waiting_batches == 3
     put(spool, 3, 4)
     service.status = 200
     eventually(lambda: spool.waiting_batches == 0)
     assert service.taken == [0, 1, 2, 3, 4]
-    assert pusher.delivery().batches == {"accepted": 5, "duplicate": 0, "rejected": 0}
+    assert pusher.delivery().batches["duplicate"] == 0
+
+
+def test_an_hour_without_a_service_is_handed_over_in_a_few_batches(service, start, eventually):
+    service.status = 503
+    spool, pusher = start()
+    put(spool, *range(360))
+    pusher.notify()
+    eventually(lambda: service.requests >= 2)
+    waited, service.status = service.requests, 200
+    eventually(lambda: spool.waiting_batches == 0)
+    assert service.taken == list(range(360))
+    assert service.requests - waited <= 10
+    assert spool.dropped_batches == 0
 
 
 def test_a_lost_answer_is_asked_for_again_and_counts_nothing_twice(service, start, eventually):
@@ -137,17 +146,57 @@ def test_a_refusal_that_may_pass_keeps_the_batch(service, start, eventually, sta
     eventually(lambda: service.taken == [0])
 
 
-def test_a_final_refusal_sets_the_batch_aside_and_never_blocks_the_rest(service, start, eventually, tmp_path):
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b'{"status": "accepted"}', b'{"status": 1, "window_seconds": 1}']
+)
+def test_garbage_for_an_answer_keeps_the_batch(service, start, eventually, body):
+    service.body = body
+    spool, pusher = start()
+    put(spool, 0)
+    pusher.notify()
+    eventually(lambda: service.requests >= 2)
+    assert spool.waiting_batches == 1
+    service.body = None
+    eventually(lambda: spool.waiting_batches == 0)
+    assert service.taken == [0]  # the first attempt had arrived
+
+
+def test_a_final_refusal_sets_the_batch_aside_and_never_blocks_the_rest(
+    service, start, eventually, tmp_path, agent_log
+):
     service.status = 422  # for number 1 only
-    with capture_logs() as logs:
-        spool, pusher = start()
-        put(spool, 0, 1, 2)
+    spool, pusher = start()
+    for number in (0, 1, 2):
+        put(spool, number)
+        spool.oldest() if number else None
         pusher.notify()
         eventually(lambda: spool.waiting_batches == 0)
     assert service.taken == [0, 2]
     assert pusher.delivery().batches == {"accepted": 2, "duplicate": 0, "rejected": 1}
-    assert [path.name for path in (tmp_path / "spool" / "rejected").iterdir()] == ["1-a.0000000001.json.gz"]
-    assert [entry["batch"] for entry in logs if "set aside" in entry["event"]] == ["1-a.0000000001.json.gz"]
+    [kept] = (tmp_path / "spool" / "rejected").iterdir()
+    assert [entry["batch"] for entry in agent_log() if "set aside" in entry["event"]] == [kept.name]
+
+
+def test_a_batch_too_long_for_the_service_arrives_in_parts(service, start, eventually):
+    service.most_windows, service.status = 6, 503
+    spool, pusher = start()
+    put(spool, *range(11))
+    service.status = 200
+    pusher.notify()
+    eventually(lambda: spool.waiting_batches == 0)
+    assert sorted(service.taken) == list(range(11))
+    assert ("1-a", 0) in service.known  # the place of what was split is not missing
+    assert pusher.delivery().batches["rejected"] == 0
+
+
+def test_a_service_that_asks_for_time_gets_it(service, start, eventually, agent_log):
+    service.status, service.headers = 429, {"Retry-After": "7"}
+    spool, pusher = start()
+    put(spool, 0)
+    pusher.notify()
+    eventually(lambda: any("wait_seconds" in entry for entry in agent_log()))
+    [waits] = [entry["wait_seconds"] for entry in agent_log() if "wait_seconds" in entry]
+    assert waits == 7.0
 
 
 def test_what_a_stopped_agent_could_not_hand_over_is_pushed_by_the_next(service, start, eventually):
@@ -159,7 +208,7 @@ def test_what_a_stopped_agent_could_not_hand_over_is_pushed_by_the_next(service,
     pusher.stop()
     spool.close()
     service.status = 200
-    spool, _ = start()
+    spool, _ = start(epoch="2-a")
     eventually(lambda: spool.waiting_batches == 0)
     assert service.taken == [0, 1]
 

@@ -24,7 +24,7 @@ def console_examples():
         for block in CONSOLE.findall(page.read_text()):
             for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
                 command, _, output = example.partition("\n")
-                if command.startswith(("tokenstone calc", "tokenstone hardware")):
+                if command.startswith(("tokenstone calc", "tokenstone hardware", "tokenstone project")):
                     yield pytest.param(command, output, id=f"{page.name}: {command[:60]}")
 
 

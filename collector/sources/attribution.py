@@ -1,0 +1,130 @@
+"""Whose devices are they? Which job holds which accelerator, and which ones are held and do nothing.
+
+Slurm's prolog tells by files, Kubernetes by the kubelet's socket; ranks are found in the environment of the jobs'
+processes. A job is joined to any other metric by the device: tokenstone_job_device_info{device="GPU-..."}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from collector.sources.base import Parts, Source, SourceUnavailable
+from collector.sources.job_cgroups import find_jobs
+from collector.sources.job_files import FOLDER, Job, read_jobs
+from collector.sources.job_ranks import Rank, read_ranks
+from collector.sources.kubernetes import PodResources
+from tokenstone.sample import Absence, DeviceInfo, Reading, labels
+
+EVERY_SECONDS = 10.0
+_MOST_JOBS = 256
+_MOST_RANKS = 1024
+_ALLOCATED, _IDLE = "accel_allocated_ratio", "accel_allocated_idle_ratio"
+_JOB, _RANK = "tokenstone_job_device_info", "tokenstone_rank_device_info"
+_BUSY = "accel_busy_ratio"
+
+
+class AttributionSource(Source):
+    """Jobs and ranks by device. `accelerators` gives what the sources of accelerators found last."""
+
+    name = "attribution"
+    metrics = (_ALLOCATED, _IDLE, _JOB, _RANK)
+    every_seconds = EVERY_SECONDS
+
+    def __init__(self, root: Path, accelerators: Callable[[], Iterable[Parts]]) -> None:
+        self._root, self._accelerators = root, accelerators
+        self._pods = PodResources(root)
+
+    def read(self) -> Parts:
+        """Read who holds what. A node without Slurm's files and without a kubelet is no failure."""
+        found = list(self._accelerators())
+        devices = [device for parts in found for device in parts.devices]
+        jobs, why = self._jobs()
+        if jobs is None:
+            return Parts(absences=tuple(Absence(metric, why) for metric in self.metrics))
+        readings: list[Reading] = []
+        absences: list[Absence] = []
+        held: set[str] = set()
+        for job in jobs[:_MOST_JOBS]:
+            by = labels(manager=job.manager, job_id=job.id, user=job.user, account=job.account)
+            ids = resolve(job.devices, devices)
+            held |= set(ids)
+            readings += [Reading(_JOB, 1.0, id, by) for id in ids]
+        busy = _busy(found)
+        for device in devices:
+            readings.append(Reading(_ALLOCATED, float(device.id in held), device.id))
+            if device.id in held and device.id in busy:
+                readings.append(Reading(_IDLE, float(busy[device.id] == 0), device.id))
+            elif device.id in held:
+                absences.append(Absence(_IDLE, "nobody tells how busy the device is", device.id))
+        readings += self._ranks(jobs, devices)
+        if not devices:
+            absences += [Absence(metric, "no accelerator is known here") for metric in self.metrics]
+        return Parts(tuple(readings), tuple(absences))
+
+    def _jobs(self) -> tuple[list[Job] | None, str]:
+        jobs: list[Job] = []
+        is_known = False
+        if (self._root / FOLDER).is_dir():
+            jobs += read_jobs(self._root)
+            is_known = True
+        if self._pods.is_there():
+            try:
+                jobs += self._pods.read()
+                is_known = True
+            except SourceUnavailable as error:
+                if not is_known:
+                    return None, str(error)
+        return (jobs, "") if is_known else (None, f"no job manager tells of devices: no /{FOLDER}, no kubelet")
+
+    def _ranks(self, jobs: Sequence[Job], devices: Sequence[DeviceInfo]) -> list[Reading]:
+        names = {alias: job for job in jobs for alias in (job.id, job.alias) if alias}
+        readings: dict[tuple[str, str], Reading] = {}
+        for cgroup in find_jobs(self._root):
+            job = names.get(cgroup.job)
+            for rank in read_ranks(self._root, cgroup.path):
+                for id in resolve(_device_of(rank, job), devices):
+                    by = labels(
+                        job_id=job.id if job else cgroup.job,
+                        launcher=rank.launcher,
+                        rank=str(rank.rank),
+                        world_size=str(rank.world_size),
+                    )
+                    # A rank's children have its environment too; the device and the rank are the same.
+                    readings[id, str(rank.rank)] = Reading(_RANK, 1.0, id, by)
+                    if len(readings) >= _MOST_RANKS:
+                        return list(readings.values())
+        return list(readings.values())
+
+    def close(self) -> None:
+        """Close the channel to the kubelet."""
+        self._pods.close()
+
+
+def resolve(names: Iterable[str], devices: Sequence[DeviceInfo]) -> list[str]:
+    """Return the ids of the devices that `names` mean: ids, numbers, or names that end in a number (Ascend910-3).
+
+    A name that means no known device is kept out: a label with a made-up device would join to nothing.
+    """
+    by_id = {device.id: device.id for device in devices}
+    by_index = {str(device.index): device.id for device in devices}
+    found = (by_id.get(name) or by_index.get(name) or by_index.get(name.rpartition("-")[2]) for name in names)
+    return list(dict.fromkeys(id for id in found if id is not None))
+
+
+def _device_of(rank: Rank, job: Job | None) -> tuple[str, ...]:
+    if not rank.device:
+        return ()
+    # Slurm confines a job to its devices, which its processes then number from 0.
+    if job is not None and job.devices and rank.device.isdigit() and rank.device not in job.devices:
+        return job.devices[int(rank.device) : int(rank.device) + 1]
+    return (rank.device,)
+
+
+def _busy(found: Iterable[Parts]) -> dict[str, float]:
+    busy: dict[str, float] = {}
+    for parts in found:
+        for reading in (*parts.held, *parts.readings):
+            if reading.metric == _BUSY:
+                busy[reading.device] = max(reading.value, busy.get(reading.device, 0.0))
+    return busy

@@ -1,0 +1,1 @@
+"""The kubelet's pod resources interface: messages generated from podresources.proto by `make proto`."""
