@@ -75,6 +75,8 @@ class TrainingLayout(_Spec):
     micro_batches: Positive = 1
     overlap: bool = True
     """Whether DualPipeV runs the forward of one micro-batch with the backward of another at the same time."""
+    data_parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Ranks with the same layers average their gradients, or shard the weights (FSDP2)."""
 
     @property
     def ranks(self) -> int:
@@ -106,6 +108,10 @@ class TrainingSpec(_Spec):
     recompute: Literal["none", "cheap", "blocks"] = "none"
     prediction_depths: Annotated[int, Field(ge=0, le=8)] = 0
     """Depths of multi-token prediction; 0 is none."""
+    redundant_experts: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Copies of experts in each layer, placed by load over the ranks that share the experts (EPLB); 0 is none."""
+    redundant_experts_interval: Positive = 10
+    """Steps after which the copies are placed anew."""
     simulated_latency_seconds: Annotated[float, Field(ge=0, le=10)] = 0.0
     """A link made slower on purpose: each exchange of tokens takes that much longer."""
     layout: TrainingLayout = TrainingLayout()

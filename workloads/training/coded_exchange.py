@@ -8,7 +8,7 @@ from torch import Tensor
 from tokenstone.run import TrainingSpec
 from workloads.device import torch_dtype
 from workloads.training.parallel.communication import CommunicationLog
-from workloads.training.parallel.exchange import AllToAll, Exchange, Pass, Plan
+from workloads.training.parallel.exchange import AllToAll, Pass, Plan
 from workloads.training.parallel.layout import Groups
 from workloads.training.precision.dispatch import Cast, Codec, Fp8, bf16
 
@@ -42,7 +42,7 @@ class CodedAllToAll(AllToAll):
         return self.homeward.decode(arrived, rows_QD.dtype)
 
 
-def make_exchange(spec: TrainingSpec, groups: Groups, log: CommunicationLog) -> Exchange:
+def make_exchange(spec: TrainingSpec, groups: Groups, log: CommunicationLog) -> AllToAll:
     """The exchange that `spec` asks for."""
     ends = (groups.experts_forward, groups.experts_backward, log)
     latency = spec.simulated_latency_seconds

@@ -41,22 +41,22 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
-from torch.distributed.pipelining.schedules import _Action, _PipelineContext, _PipelineScheduleRuntime
 
 from tokenstone.errors import InvalidValue
 from workloads.training.parallel.actions import Actions, split_pair
 from workloads.training.parallel.communication import CommunicationLog
 from workloads.training.parallel.layout import Groups
+from workloads.training.parallel.torch_private import Action, PipelineContext, PipelineScheduleRuntime
 
 
 class OverlappedActions(Actions):
     """The computing actions, with the pairs F&B executed at the same time. Close it to end its thread."""
 
-    def __init__(self, schedule: _PipelineScheduleRuntime, log: CommunicationLog, device: torch.device) -> None:
+    def __init__(self, schedule: PipelineScheduleRuntime, log: CommunicationLog, device: torch.device) -> None:
         super().__init__(schedule, log)
         self._backward_thread = ThreadPoolExecutor(1, "backward", _as_this_thread, (torch.get_num_threads(), device))
 
-    def forward_and_backward(self, action: _Action, ctx: _PipelineContext) -> None:
+    def forward_and_backward(self, action: Action, ctx: PipelineContext) -> None:
         """F here, B in the other thread; return when both are done. An error of either is raised, F's first."""
         forward, backward = split_pair(action)
         other = self._backward_thread.submit(self.backward, backward, ctx)
