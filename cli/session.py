@@ -118,7 +118,7 @@ class Session:
             out = site.data / f"{command}-facts.json"
             result = run_workload(
                 command, told, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks,
-                max_restarts=launch.max_restarts,
+                max_restarts=launch.max_restarts, launcher=launch.prefix,
             )  # fmt: skip
             measured = {} if probe is None else {"probe": probe.model_dump()}
             facts: Any = TypeAdapter(Facts).validate_python(result | measured)
