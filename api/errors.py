@@ -51,7 +51,7 @@ def problem_of(error: TokenstoneError) -> JSONResponse:
     """The problem document of one of our own errors."""
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, KeyNeeded) else {}
     if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
+        headers["Retry-After"] = f"{error.retry_after_seconds:.0f}"
     return problem(error.http_status, error.what, slug=error.slug, where=error.where, hint=error.hint, headers=headers)
 
 
