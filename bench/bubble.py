@@ -6,12 +6,13 @@ Four pipeline ranks, real processes, the workload's own schedules and messages; 
 forward of a stage, its backward to the input and its backward to the weights each are a timed wait, all equal. So
 stages are even, and four ranks do not compete for this machine's cores. 1F1B has one stage a rank, of twice the time.
 
-The bubble of a rank is what of the step it neither computes nor (DualPipeV) lets two things run at once: step - busy.
-A rank's step is from the common start to the end of the slowest rank. Closed forms, for P ranks:
+The bubble is the step, from the common start to the end of the slowest rank, without the time in which a rank computes;
+that of the rank with the largest one. Closed forms, for P ranks:
     1F1B        (P-1)(F+B)              arXiv 2006.09503
     ZBV         (P-1)(F+B-2W)           zero-bubble schedules with F = B - W = W: arXiv 2401.10241
     DualPipeV   (P-1)(F&B+B-3W)         github.com/deepseek-ai/DualPipe, whose PP is the number of stages, 2P
-with the times of one stage. F&B is F+B without overlap, and max(F, B) for waits that run at the same time.
+with the times of one stage. F&B is max(F, B) for waits that run at the same time; DualPipeV without overlap has no
+closed form, only the replay.
 Writes bench/results/bubble.json; the last line of output is the result.
 """
 
@@ -23,6 +24,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import sys
 import tempfile
@@ -52,6 +54,8 @@ VARIANTS = {
     "DualPipeV, overlapped": ("DualPipeV", True),
 }  # fmt: skip
 DEADLINE_SECONDS = 60.0
+COMPUTES = re.compile(r"^\(|^\d+[FBIW]\d+$")
+"""An action of a schedule that computes, such as 0F3 or (0F3;7B1)OVERLAP_F_B; the others are messages."""
 
 
 class _ToInput(torch.autograd.Function):
@@ -129,8 +133,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 works.append(busy([(s.start, s.end) for s in log.take() if s.activity == "compute"]))
         if isinstance(actions, OverlappedActions):
             actions.close()
-        order = {rank: [str(action) for action in row if action is not None]
-                 for rank, row in schedule.pipeline_order.items()}  # fmt: skip
+        order = {
+            rank: [str(action) for action in row if action is not None and COMPUTES.search(str(action))]
+            for rank, row in schedule.pipeline_order_with_comms.items()
+        }
         measured[name] = {"stage_seconds": seconds, "step_seconds": steps, "busy_seconds": works, "order": order}
     return measured
 
@@ -144,15 +150,16 @@ def busy(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def closed_form(name: str, seconds: float) -> float:
+def closed_form(name: str, seconds: float) -> float | None:
     """The bubble of a rank by its formula; F = I = W = `seconds` of a stage."""
     forward, backward, weight = seconds, 2 * seconds, seconds
     if name == "1F1B":
         return (RANKS - 1) * (forward + backward)
     if name == "ZBVZeroBubble":
         return (RANKS - 1) * (forward + backward - 2 * weight)
-    pair = max(forward, backward) if name.endswith("overlapped") else forward + backward
-    return (RANKS - 1) * (pair + backward - 3 * weight)
+    if name == "DualPipeV, overlapped":
+        return (RANKS - 1) * (max(forward, backward) + backward - 3 * weight)
+    return None
 
 
 def replay(order: dict[int, list[str]], stage_seconds: float, *, overlap: bool) -> tuple[float, list[float]]:
@@ -243,15 +250,15 @@ def run_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
-    """Bubble of each variant: median over the rounds of the mean over the ranks."""
+    """Bubble of each variant, median over the rounds."""
     result = {}
     for name, (_, overlap) in VARIANTS.items():
         stage_seconds = by_rank[0][name]["stage_seconds"]
         steps = [max(each) for each in zip(*(rank[name]["step_seconds"] for rank in by_rank), strict=True)]
-        works = [statistics.fmean(each) for each in zip(*(rank[name]["busy_seconds"] for rank in by_rank), strict=True)]
+        works = [min(each) for each in zip(*(rank[name]["busy_seconds"] for rank in by_rank), strict=True)]
         measured = statistics.median(step - work for step, work in zip(steps, works, strict=True))
         ideal_step, ideal_busy = replay(by_rank[0][name]["order"], stage_seconds, overlap=overlap)
-        replayed = ideal_step - statistics.fmean(ideal_busy)
+        replayed = ideal_step - min(ideal_busy)
         formula = closed_form(name, stage_seconds)
         step = statistics.median(steps)
         result[name] = {
@@ -259,11 +266,9 @@ def summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
             "bubble_seconds": measured,
             "bubble_ratio": measured / step,
             "closed_form_seconds": formula,
-            "closed_form_ratio": formula / (formula + statistics.fmean(ideal_busy)),
             "replayed_order_seconds": replayed,
             "measured_over_closed_form": measured / formula if formula else None,
             "measured_over_replayed": measured / replayed if replayed else None,
-            "ratio_difference": measured / step - formula / (formula + statistics.fmean(ideal_busy)),
         }
     return result
 

@@ -15,10 +15,12 @@ _LAUNCHERS = (("torchrun or Kubernetes", "RANK", "WORLD_SIZE"), ("srun", "SLURM_
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Arguments of the workload's process beside its spec, and how often torchrun may restart it."""
+    """Arguments of the workload's process beside its spec, how often torchrun may restart it, what starts it."""
 
     arguments: tuple[str, ...] = ()
     max_restarts: int = 0
+    prefix: tuple[str, ...] = ()
+    """What goes before its command line, such as "ip netns exec NAME"."""
 
     @classmethod
     def of(

@@ -110,7 +110,7 @@ class Session:
             out = site.data / f"{command}-facts.json"
             result = run_workload(
                 command, arguments, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks,
-                max_restarts=launch.max_restarts,
+                max_restarts=launch.max_restarts, launcher=launch.prefix,
             )  # fmt: skip
             facts: Any = TypeAdapter(Facts).validate_python(result | {"probe": probe.model_dump()})
             self._client.put_facts(run_id, facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,13 @@ def run_workload(
     alive: Callable[[], None] = lambda: None,
     processes: int = 1,
     max_restarts: int = 0,
+    launcher: Sequence[str] = (),
 ) -> Any:
     """Run `workloads.main command`, show its progress, and return the JSON document that it wrote to `out`.
 
     `alive` is called about once a second while it runs. More than one process are started by torchrun, and so is one
-    that may be restarted. Raises what the workload says went wrong, in its last attempt.
+    that may be restarted; `launcher` goes before the command line. Raises what the workload says went wrong, in its
+    last attempt.
     """
     out.unlink(missing_ok=True)
     given = [command, *arguments, "--out", str(out), "--lifeline", "--launched", repr(time.monotonic())]
@@ -36,7 +38,7 @@ def run_workload(
         torchrun = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(max_restarts)]
         module, given = "torch.distributed.run", [*torchrun, "--module", "workloads.main", *given]
     figures, error = "", None
-    with Child(command, module, given, log_dir, PYTHONSAFEPATH="1") as child:
+    with Child(command, module, given, log_dir, launcher=launcher, PYTHONSAFEPATH="1") as child:
         while True:
             try:
                 message = child.next_message(timeout=1.0)

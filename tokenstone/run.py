@@ -114,6 +114,10 @@ class TrainingSpec(_Spec):
     """Steps after which the copies are placed anew."""
     simulated_latency_seconds: Annotated[float, Field(ge=0, le=10)] = 0.0
     """A link made slower on purpose: each exchange of tokens takes that much longer."""
+    link_bits_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Rate to which the link between ranks is limited; None is as fast as it is."""
+    link_simulated: bool = False
+    """Whether the limit is only a wait in each exchange of tokens, for want of a network that can be limited."""
     layout: TrainingLayout = TrainingLayout()
     data: str = "python-stdlib"
     seed: int = 0

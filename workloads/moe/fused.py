@@ -36,7 +36,8 @@ class _RmsNorm(torch.autograd.Function):
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         inverse = mean_square.add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
+        y: Tensor = (x * inverse).mul_(weight)
+        return y
 
     @staticmethod
     @once_differentiable

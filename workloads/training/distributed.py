@@ -184,5 +184,13 @@ def _describe(spec: TrainingSpec) -> str:
         f"pipeline {layout.pipeline} x replicas {layout.replicas} x experts {layout.experts}, {layout.schedule}"
         f"{overlap}, {layout.micro_batches} micro-batches, {layout.data_parallel}, {spec.redundant_experts} redundant "
         f"experts, dispatch {spec.dispatch_precision}, combine "
-        f"{spec.combine_precision}, simulated latency {spec.simulated_latency_seconds:g} s"
+        f"{spec.combine_precision}, simulated latency {spec.simulated_latency_seconds:g} s, "
+        f"link {_link(spec)}"
     )
+
+
+def _link(spec: TrainingSpec) -> str:
+    if spec.link_bits_per_second is None:
+        return "as it is"
+    how = "simulated in exchanges of tokens" if spec.link_simulated else "limited from outside"
+    return f"{spec.link_bits_per_second / 1e6:g} Mbit/s, {how}"

@@ -8,7 +8,8 @@ cheap: as DeepSeek-V3 does (arXiv 2412.19437, sections 3.2.3 and 3.3.3): norms, 
     multiplications and of attention are kept.
 
 Losses and gradients do not change. A repeated forward pass counts no tokens in the routers. A schedule that splits the
-backward pass (ZBVZeroBubble, some of DualPipeV's) repeats the forward pass for each half.
+backward pass (ZBVZeroBubble, some of DualPipeV's) repeats the forward pass for the input, and again for each group of
+weights: costly, see docs/workloads.md.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def repeated_flops(module: nn.Module, spec: TrainingSpec, tokens: int) -> float:
     """FLOPs that recomputation has added since the last call, counted as they happened.
 
     `tokens`: how many each forward pass of a block has had, those of a micro-batch. A schedule that splits the
-    backward pass repeats a block twice where it needs both halves, and once where it does not.
+    backward pass repeats a block for its input and again for each group of weights that torch goes back to.
     """
     total = 0.0
     for part in module.modules():
@@ -204,7 +205,7 @@ class _Repetitions:
 
 
 class _Repeating:
-    """Around a repeated forward pass, once or, where a schedule splits the backward pass, twice."""
+    """Around a repeated forward pass, once or, where a schedule splits the backward pass, several times."""
 
     def __init__(self, inner: AbstractContextManager[Any], repetitions: _Repetitions) -> None:
         self._inner, self._repetitions = inner, repetitions

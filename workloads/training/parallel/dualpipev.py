@@ -15,8 +15,9 @@ and a backward that do not depend on each other. With M >= 2P micro-batches, ran
     7.  P-r-1 times        W I0            weight parts fill what would be bubbles
     8.  r+1 times          W               the rest of them
 
-The bubble is (P/2 - 1)(F&B + B - 3W), where F&B is the time of a pair, B of a full backward and W of its weight
-part; 1F1B's is (P - 1)(F + B). torch's ScheduleDualPipeV gives this order; but it executes a pair as F, then B.
+The bubble is (P - 1)(F&B + B - 3W) with the times of one stage, where F&B is the time of a pair, B of a full backward
+and W of its weight part (DualPipe's table writes 2P as PP); 1F1B's is (P - 1)(F + B). torch's ScheduleDualPipeV
+gives this order; but it executes a pair as F, then B.
 
 What a pair does here. The main thread runs F, a second one runs B. Where one of them waits for an exchange or for
 another stage, the interpreter and the processor belong to the other. A pair that waits for c_F and c_B and computes

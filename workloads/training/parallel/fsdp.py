@@ -21,7 +21,7 @@ from tokenstone.errors import InvalidValue
 from workloads.training.parallel.communication import CommunicationLog, collective
 from workloads.training.parallel.expert_parallel import ShardedExperts
 from workloads.training.parallel.layout import Groups, Layout
-from workloads.training.parallel.torch_private import AllGather, ReduceScatter
+from workloads.training.parallel.torch_private import AllGather, Comm, ReduceScatter
 
 
 def check_fsdp(layout: Layout, micro_batches: int) -> None:
@@ -58,13 +58,13 @@ def shard_weights(
             sharded.set_custom_reduce_scatter(_ReduceScatter(log))
 
 
-class _Measured:
-    """A collective of FSDP's whose wait is recorded. Without `async_op`, as here, the host waits for it on a CPU."""
+class _Measured(Comm):
+    """Collectives of FSDP's whose waits are recorded. Without `async_op`, as here, the host waits for them on a CPU."""
 
     def __init__(self, log: CommunicationLog) -> None:
         self._log = log
 
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
     def _waiting(self, name: str, whole: Tensor, group: dist.ProcessGroup) -> AbstractContextManager[None]:
@@ -88,7 +88,7 @@ class _ReduceScatter(_Measured, ReduceScatter):
         output_tensor: Tensor,
         input_tensor: Tensor,
         group: dist.ProcessGroup,
-        op: dist.ReduceOp.RedOpType,
+        op: dist.ReduceOp | dist.ReduceOp.RedOpType,
         async_op: bool = False,
     ) -> dist.Work | None:
         with self._waiting("gradient_reduction", input_tensor, group), collective("gradient_reduction"):

@@ -10,7 +10,7 @@ import torch
 from tokenstone.errors import WorkloadFailed
 
 try:
-    from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
+    from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, Comm, ReduceScatter
     from torch.distributed.pipelining.schedules import (
         BACKWARD_INPUT,
         BACKWARD_WEIGHT,
@@ -41,6 +41,7 @@ __all__ = [
     "OVERLAP_F_B",
     "Action",
     "AllGather",
+    "Comm",
     "PipelineContext",
     "PipelineScheduleRuntime",
     "PipelineStageBase",
