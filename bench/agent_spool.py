@@ -46,7 +46,7 @@ def windows_of_a_day(keys: list[SeriesKey], intervals: int) -> Iterator[list[Win
     dice = random.Random(3)  # noqa: S311
     levels = {key: 10 ** dice.uniform(0, 9) for key in keys}
     still = {key for key in keys if dice.random() < 0.2}
-    start = 1_800_000_000.123456
+    start = time.time() - intervals * WINDOW_SECONDS  # the service takes nothing of the future
     for _ in range(intervals):
         windows = []
         for key in keys:

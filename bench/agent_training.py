@@ -29,7 +29,7 @@ from workloads.presets import training_spec
 from workloads.training.local import LocalTrainer
 
 RESULT = REPOSITORY / "bench/results/agent_training.json"
-SETTLE_SECONDS = 3.0
+SETTLE_SECONDS = 2.0
 
 
 class Training:

@@ -51,6 +51,7 @@ def command(
     """
     from cli.ablate_plan import base_spec, in_order, parse_rate, plan  # noqa: PLC0415
     from cli.extras import needs  # noqa: PLC0415
+    from cli.launch import Launch  # noqa: PLC0415
     from cli.session import Session, conclude_session  # noqa: PLC0415
     from cli.site import make_site  # noqa: PLC0415
     from cli.slow_link import slow_loopback, why_not  # noqa: PLC0415
@@ -81,7 +82,7 @@ def command(
             return [
                 session.run(
                     "train", spec, probes[spec.layout.ranks], title=run.title,
-                    launcher=launcher if spec.layout.ranks > 1 else [],
+                    launch=Launch(prefix=tuple(launcher)) if spec.layout.ranks > 1 else Launch(),
                 )
                 for run, spec in zip(planned, specs, strict=True)
             ]  # fmt: skip

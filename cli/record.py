@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.output import JsonFlag
+
+if TYPE_CHECKING:
+    from cli.progress import Stage
 
 
 def command(
@@ -20,8 +24,8 @@ def command(
 ) -> None:
     """Copy what the agent's sources read of this node: files, outputs of tools, readings of drivers.
 
-    Environments of processes are kept only as far as they tell a rank. Look at the folder before you pass it on: names
-    of hosts, mounts, jobs and users are in it.
+    Environments of processes are kept only as far as they tell a rank. Ctrl-C ends the recording early. Look at the
+    folder before you pass it on: names of hosts, mounts, jobs and users are in it.
     """
     from cli.extras import needs  # noqa: PLC0415
 
@@ -32,14 +36,18 @@ def command(
         from collector.registry import build_sources, commands_of  # noqa: PLC0415
 
     from cli.output import print_json  # noqa: PLC0415
+    from cli.progress import Stages  # noqa: PLC0415
 
     settings = load_settings(root=root, node=node, sample_seconds=every, window_seconds=max(every, 10.0))
     outputs: dict[str, str] = {}
     opened = OpenedFiles(settings.root)
     sources = build_sources(settings, commands=recording_commands(commands_of(settings), outputs))[:-1]
     recorder = Recorder(folder, settings.root, settings.node, sources, opened, outputs)
+    stages = Stages()
     try:
-        instants = recorder.record(Clock(), seconds=seconds, every_seconds=every, wait=_wait)
+        with stages.shown(), stages.stage("record", f"{settings.node}, {seconds:g} s") as stage:
+            wait = _waiter(stage, seconds)
+            instants = recorder.record(Clock(), seconds=seconds, every_seconds=every, wait=wait)
     finally:
         opened.close()
         for source in sources:
@@ -50,8 +58,19 @@ def command(
         typer.echo(f"{instants} instants of {settings.node} in {folder}; play it: tokenstone agent --replay {folder}")
 
 
-def _wait(seconds: float) -> bool:
+def _waiter(stage: Stage, total: float) -> Callable[[float], bool]:
+    """Return what waits and shows how far the recording is. Ctrl-C ends it early; what there is then is whole."""
     import time  # noqa: PLC0415
 
-    time.sleep(seconds)
-    return False
+    began = time.monotonic()
+
+    def wait(seconds: float) -> bool:
+        try:
+            time.sleep(seconds)
+        except KeyboardInterrupt:
+            return True
+        passed = time.monotonic() - began
+        stage.progress(int(passed), max(int(total), 1), f"{passed:.0f} of {total:g} s")
+        return False
+
+    return wait

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from cli.files import write_whole
 from cli.guards import interrupted_by_signals, only_one
+from cli.launch import Launch
 from cli.processes import Child
 from cli.progress import Stages
 from cli.workload import run_workload
@@ -88,11 +89,11 @@ class Session:
         probe: Probe,
         *,
         title: str | None = None,
-        launcher: Sequence[str] = (),
+        launch: Launch = Launch(),  # noqa: B008  frozen
     ) -> str:
         """Run one workload as a run of the service, on as many processes as its layout has ranks; return its id.
 
-        `title` is what the stage is called (default: the command); `launcher` goes before the command line.
+        `title` is what the stage is called (default: the command).
         """
         site = self._site
         self._runs += 1
@@ -101,13 +102,16 @@ class Session:
         write_whole(spec_path, spec.model_dump_json())
         ranks = spec.layout.ranks if isinstance(spec, TrainingSpec) else 1
         arguments = ["--spec", str(spec_path), "--checkpoint", str(site.checkpoint), *self._threads(ranks)]
+        if command == "train":
+            arguments += ["--cache", str(site.data / "cache"), *launch.arguments]
         devices = self._devices(probe, ranks)
         create = RunCreate(run_id=run_id, cluster=site.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS)
         with _open_run(self._client, create) as alive, self._stages.stage(title or command, spec.preset) as stage:
             out = site.data / f"{command}-facts.json"
             result = run_workload(
-                command, arguments, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks, launcher=launcher
-            )
+                command, arguments, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks,
+                max_restarts=launch.max_restarts, launcher=launch.prefix,
+            )  # fmt: skip
             facts: Any = TypeAdapter(Facts).validate_python(result | {"probe": probe.model_dump()})
             self._client.put_facts(run_id, facts)
         return run_id

@@ -80,9 +80,10 @@ class SamplingLoop:
         self._samples = [sample for sample, _ in taken]
         for sample, is_fresh in taken:
             if is_fresh:
-                builder.add(sample.readings)
-                builder.add(health_readings(sample))
                 self._log_change(sample)
+                if self._sink is not None:
+                    builder.add(sample.readings)
+                    builder.add(health_readings(sample))
         self._exposition.update(self._samples)
         return now
 

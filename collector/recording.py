@@ -101,6 +101,8 @@ class Recorder:
         self._folder, self._root, self._node = folder, root, node
         self._sources, self._opened, self._outputs = sources, opened, outputs
         self._known: dict[str, str] = {}
+        self._readings: dict[str, str] = {}
+        self._due: dict[str, float] = {}
 
     def record(self, clock: Clock, *, seconds: float, every_seconds: float, wait: Callable[[float], bool]) -> int:
         """Read all sources now and each `every_seconds` for `seconds`; return the number of instants recorded.
@@ -131,11 +133,15 @@ class Recorder:
 
     def _look(self, clock: Clock) -> dict[str, str]:
         """Read every source and return the files that it opened, and what is kept instead of files."""
-        kept: dict[str, str] = {}
+        now = clock.monotonic()
         for source in self._sources:
+            if now < self._due.get(source.name, now):
+                continue  # a tool is not run more often than the agent would
+            self._due[source.name] = now + source.every_seconds
             sample = take(source, clock)
             if source.name in AS_READINGS:
-                kept[f"{READINGS}/{source.name}.json"] = encode(sample)
+                self._readings[f"{READINGS}/{source.name}.json"] = encode(sample)
+        kept = dict(self._readings)
         for path in self._opened.paths():
             text = _copy(self._root / path)
             if text is not None:

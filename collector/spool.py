@@ -49,6 +49,8 @@ class Spool:
         self._writer: SegmentWriter | None = None
         self._maker = RecordMaker()
         self._in_memory: dict[str, bytes] = {}
+        # What a batch of one interval holds, so that the common case needs no reading of what was just written.
+        self._latest: tuple[str, Record] | None = None
         try:
             self._rejected_folder.mkdir(parents=True, exist_ok=True)
             self._lock_file = self._hold()
@@ -117,10 +119,12 @@ class Spool:
             name = self._next_name()
             self._writer = SegmentWriter(self._folder / name, head_of(self._origin, self._sequence - 1))
             self._sizes[name] = 0
-        self._writer.append(self._maker.record(windows, samples))
+        record = self._maker.record(windows, samples)
+        self._writer.append(record)
         if is_new:
             _sync_folder(self._folder)
         name = next(reversed(self._sizes))
+        self._latest = (name, record) if is_new else None
         self._bytes += self._writer.size - self._sizes[name]
         self._sizes[name] = self._writer.size
         while self._bytes > self._max_bytes and len(self._sizes) > 1:
@@ -185,6 +189,8 @@ class Spool:
         with self._guard:
             if name not in self._sizes:
                 return None
+            if self._latest is not None and self._latest[0] == name and not self._is_growing(name):
+                return head_of(self._origin, int(name.split(".")[-2])), [self._latest[1]]
             try:
                 data = self._in_memory.get(name) or (self._folder / name).read_bytes()
             except OSError as error:

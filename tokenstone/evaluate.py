@@ -25,6 +25,7 @@ from tokenstone.score.dollar_weighted import dollar_weighted_utilization
 from tokenstone.score.efficiency import efficiency
 from tokenstone.score.factors import factors
 from tokenstone.score.panel import PanelRow, telemetry_rows
+from tokenstone.training_detail import TrainingDetail, training_detail
 from tokenstone.wire import CollectiveTotal, Facts, InferenceFacts, RunView, TrainingFacts, WindowRow
 
 SCHEMA_VERSION = 1
@@ -96,6 +97,8 @@ class Evaluation(_Row):
     exposed_communication_ratio: float
     communication: list[CollectiveTotal] = []
     """Training: waits and bytes by kind of collective."""
+    training: TrainingDetail | None = None
+    """Training: parts of a step, bandwidths, bubble, experts, gradients, memory, restarts."""
     max_violation: float | None = None
     loss_first: float | None = None
     loss_last: float | None = None
@@ -164,6 +167,7 @@ class _Figures(TypedDict):
     mfu_ratio: NotRequired[float | None]
     max_violation: NotRequired[float | None]
     communication: NotRequired[list[CollectiveTotal]]
+    training: NotRequired[TrainingDetail]
     loss_first: NotRequired[float | None]
     loss_last: NotRequired[float | None]
     latencies: NotRequired[Latencies]
@@ -195,6 +199,7 @@ def _training(spec: TrainingSpec, facts: TrainingFacts, roofline: Roofline | Non
         "bill": _bill(ledger, ledger.seconds, facts.tokens, "trained", price),
         "max_violation": facts.max_violation,
         "communication": facts.communication,
+        "training": training_detail(spec, facts),
         "loss_first": facts.loss_first,
         "loss_last": facts.loss_last,
         "conventions": [flops.convention, "tokens of counted steps only; warm-up is start-up"],

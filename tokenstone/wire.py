@@ -198,6 +198,61 @@ class CollectiveTotal(WireModel):
     seconds: Seconds
     """Waited, whether or not something computed meanwhile."""
     sent_bytes: Whole
+    buffer_bytes: Whole = 0
+    """What the collectives were called with, each rank's own share included: NCCL's S, whose algbw is S / time."""
+    transfer_seconds: Seconds = 0.0
+    """`seconds` without the wait for slower ranks, as far as that could be told apart."""
+
+
+Part = Literal[
+    "data", "forward", "backward", "backward_input", "backward_weight", "optimizer", "dispatch", "combine",
+    "gradient_reduction", "pipeline_wait", "other_communication", "other_work",
+]  # fmt: skip
+"""Parts of a training step. `backward` is a whole one; schedules that split it have the other two."""
+
+
+class StepColumns(WireModel):
+    """Counted steps as columns: entry i of each is step i."""
+
+    duration_seconds: list[Seconds] = Field(max_length=200_000)
+    """The mean over the ranks, as `part_seconds`."""
+    loss: list[float]
+    gradient_norm: list[Amount]
+    """Of the whole model, before clipping."""
+    max_violation: list[Amount]
+    """MaxVio of this step's batch in the largest layer."""
+    part_seconds: dict[Part, list[Seconds]]
+    """Mean over the ranks. Where two threads work at once, more than the step took."""
+
+    @model_validator(mode="after")
+    def _columns_are_even(self) -> Self:
+        steps = len(self.duration_seconds)
+        for column in (self.loss, self.gradient_norm, self.max_violation, *self.part_seconds.values()):
+            if len(column) != steps:
+                raise ValueError(f"a column has {len(column)} entries, duration_seconds {steps}")
+        return self
+
+
+class RankFigures(WireModel):
+    """One rank over the counted steps."""
+
+    device: Name
+    part_seconds: dict[Part, Seconds]
+    wait_seconds: Seconds
+    """Waited for other ranks, for whatever reason and whether or not something computed meanwhile."""
+    busy_seconds: Seconds
+    """At least one of its threads was in an action of the pipeline schedule, exchanges of experts included."""
+    peak_memory_bytes: Whole
+
+
+class OperandFigures(WireModel):
+    """What FP8 quantisation met, of one kind of operand, in the steps in which it was counted."""
+
+    operand: Literal["activation", "weight", "gradient"]
+    amax: Amount
+    """Largest magnitude before quantisation, of all ranks."""
+    underflow_ratio: Annotated[float, Field(ge=0, le=1)] | None
+    """Share of the values that were not zero and became zero."""
 
 
 class TrainingFacts(WireModel):
@@ -217,6 +272,20 @@ class TrainingFacts(WireModel):
     loss_last: float | None = None
     max_violation: Amount | None = None
     """MaxVio over the counted steps: (largest expert load - mean) / mean, the largest layer (arXiv 2408.15664)."""
+    steps: StepColumns | None = None
+    ranks: list[RankFigures] = Field(default_factory=list, max_length=100_000)
+    expert_load: list[list[Whole]] = Field(default_factory=list, max_length=10_000)
+    """Tokens of the counted steps that each expert got, layer by layer."""
+    schedule_seconds: Seconds | None = None
+    """From the beginning of a step until its last rank has done its last action, over the counted steps; None
+    without a pipeline. Of it, a rank's bubble is what it was not busy."""
+    fp8: list[OperandFigures] = Field(default_factory=list, max_length=3)
+    restarts: Whole = 0
+    """How often the training went on after its processes had died."""
+    lost_steps: Whole = 0
+    """Steps that were done again after that."""
+    failed_checkpoints: Whole = 0
+    """Checkpoints that could not be written, after which the training went on."""
     probe: Probe | None = None
     provenance: dict[str, Text] = Field(default_factory=dict, max_length=50)
 

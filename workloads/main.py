@@ -30,6 +30,8 @@ from workloads import ending
 from workloads.files import require_writable, whole_file
 from workloads.progress import JsonLines, Silent
 
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""How often torchrun has restarted the processes."""
 _COMMAND = {"training": "train", "inference": "infer"}
 
 
@@ -58,7 +60,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--lifeline", action="store_true", help="end when stdin, held by the parent, closes")
         if name != "probe":
             command.add_argument("--checkpoint", type=Path, help="trained model: train writes it, infer reads it")
+        if name == "train":
+            _add_training_options(command)
     return parser
+
+
+def _add_training_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--checkpoint-folder", type=Path, help="where the training's state is saved as it goes on")
+    command.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="steps between checkpoints")
+    command.add_argument("--resume", action="store_true", help="go on with the training in --checkpoint-folder")
+    command.add_argument("--cache", type=Path, help="folder for the tokenizer and the encoded text")
+    command.add_argument("--profile-steps", type=int, default=0, metavar="N", help="counted steps to profile")
+    command.add_argument("--profile-folder", type=Path, default=Path(), help="where the traces are written")
+    command.add_argument(
+        "--collective-timeout", type=float, default=300.0, metavar="SECONDS", help="of each collective"
+    )
 
 
 def _read_spec(path: Path) -> TrainingSpec | InferenceSpec:
@@ -95,8 +111,10 @@ def _run(arguments: argparse.Namespace, progress: JsonLines) -> BaseModel | None
         from workloads.device import select_device, select_rank_device
         from workloads.inference.loop import infer
         from workloads.probes.run import probe
-        from workloads.training.loop import train
+        from workloads.training.continuation import Saving
+        from workloads.training.loop import Options, train
         from workloads.training.parallel.processes import device_of, joined, place_from_environment
+        from workloads.training.profile import Profiling
     except ModuleNotFoundError as error:
         raise MissingExtra("workloads", str(error.name)) from error
     if spec is None or command == "probe":
@@ -105,20 +123,33 @@ def _run(arguments: argparse.Namespace, progress: JsonLines) -> BaseModel | None
     if isinstance(spec, InferenceSpec):
         device = select_device(arguments.threads)
         return infer(spec, checkpoint, device=device, started=started, progress=progress)
+    saving = None
+    if arguments.checkpoint_folder is not None:
+        restart = int(os.environ.get(_RESTARTS, "0"))
+        saving = Saving(arguments.checkpoint_folder, arguments.checkpoint_every, arguments.resume, restart)
+    elif arguments.resume or arguments.checkpoint_every is not None:
+        raise UsageError("--resume and --checkpoint-every need a --checkpoint-folder", where="train")
+    options = Options(
+        checkpoint=checkpoint,
+        saving=saving,
+        cache=arguments.cache,
+        profiling=Profiling(arguments.profile_steps, arguments.profile_folder),
+        deadline_seconds=arguments.collective_timeout,
+    )
     place = place_from_environment()
     if place.size == 1:
         device = select_device(arguments.threads)
-        return train(spec, device=device, started=started, checkpoint=checkpoint, progress=progress)
-    with joined(place, device_of(place)):
+        return train(spec, device=device, started=started, progress=progress, options=options)
+    with joined(place, device_of(place), deadline_seconds=arguments.collective_timeout):
         device = select_rank_device(place.rank, place.size, arguments.threads)
         listener = progress if place.rank == 0 else Silent()
-        return train(spec, device=device, started=started, checkpoint=checkpoint, progress=listener)
+        return train(spec, device=device, started=started, progress=listener, options=options)
 
 
 def _started(launched: float | None) -> float:
     if launched is None:
         return STARTED
-    if not 0.0 <= STARTED - launched < 3600.0:
+    if not 0.0 <= STARTED - launched < (float("inf") if os.environ.get(_RESTARTS, "0") != "0" else 3600.0):
         raise UsageError(f"{launched} is not a recent instant of the monotonic clock", where="--launched")
     return launched
 
@@ -139,12 +170,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1  # nobody listens any more
     except TokenstoneError as error:
-        progress.event("error", what=error.what, where=error.where, hint=error.hint)
+        progress.event("error", what=error.what, where=error.where, hint=error.hint, exit_code=error.exit_code)
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
         failure = _unexpected(error)
-        progress.event("error", what=failure.what, where=failure.where, hint=failure.hint)
+        progress.event("error", what=failure.what, where=failure.where, hint=failure.hint, exit_code=failure.exit_code)
         return failure.exit_code
     return 0
 

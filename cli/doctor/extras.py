@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from cli.doctor.finding import Finding, Node
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "agent": ("nvidia-ml-py", "prometheus-client", "structlog", "tenacity"),
+    "agent": ("nvidia-ml-py", "prometheus-client"),
     "service": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "jinja2"),
     "workloads": ("torch", "numpy", "tokenizers"),
 }

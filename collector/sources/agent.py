@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector.sources.base import Parts, Source, read_text
+from collector.sources.base import Parts, Source
+from collector.sources.files import Files
 from tokenstone.sample import Absence, Reading, labels
 
 _DELIVERY = (
@@ -38,10 +39,13 @@ class Usage:
     memory_bytes: int
 
 
+_OWN = Files(Path("/"))
+
+
 def own_usage() -> Usage:
     """Return what this process takes; raises OSError or ValueError where /proc/self is not readable."""
     times = resource.getrusage(resource.RUSAGE_SELF)
-    resident_pages = int(read_text(Path("/"), "proc/self/statm").split()[1])
+    resident_pages = int(_OWN.read("proc/self/statm").split()[1])
     return Usage(times.ru_utime + times.ru_stime, resident_pages * os.sysconf("SC_PAGE_SIZE"))
 
 

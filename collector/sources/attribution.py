@@ -1,7 +1,8 @@
 """Whose devices are they? Which job holds which accelerator, and which ones are held and do nothing.
 
-Slurm's prolog tells by files, Kubernetes by the kubelet's socket; ranks are found in the environment of the jobs'
-processes. A job is joined to any other metric by the device: tokenstone_job_device_info{device="GPU-..."}.
+Slurm's prolog tells by files, Kubernetes by the kubelet's socket; where there is no prolog, the environment of a Slurm
+job's processes tells, as it does of ranks. A job is joined to any other metric by the device, in
+tokenstone_job_device_info{device="GPU-..."}.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from collector.sources.base import Parts, Source, SourceUnavailable
-from collector.sources.job_cgroups import find_jobs
+from collector.sources.job_cgroups import ROOT, JobCgroup, find_jobs
 from collector.sources.job_files import FOLDER, Job, read_jobs
-from collector.sources.job_ranks import Rank, read_ranks
+from collector.sources.job_ranks import Rank, job_of, rank_of, read_environments
 from collector.sources.kubernetes import PodResources
 from tokenstone.sample import Absence, DeviceInfo, Reading, labels
 
 EVERY_SECONDS = 10.0
+_FIRST_LOOKS = 30
 _MOST_JOBS = 256
 _MOST_RANKS = 1024
 _ALLOCATED, _IDLE = "accel_allocated_ratio", "accel_allocated_idle_ratio"
 _JOB, _RANK = "tokenstone_job_device_info", "tokenstone_rank_device_info"
 _BUSY = "accel_busy_ratio"
+
+Environments = list[tuple[JobCgroup, list[dict[str, str]]]]
+"""The jobs' control groups, with what the environments of their processes tell."""
 
 
 class AttributionSource(Source):
@@ -34,12 +39,17 @@ class AttributionSource(Source):
     def __init__(self, root: Path, accelerators: Callable[[], Iterable[Parts]]) -> None:
         self._root, self._accelerators = root, accelerators
         self._pods = PodResources(root)
+        self._looks = _FIRST_LOOKS
 
     def read(self) -> Parts:
         """Read who holds what. A node without Slurm's files and without a kubelet is no failure."""
         found = list(self._accelerators())
         devices = [device for parts in found for device in parts.devices]
-        jobs, why = self._jobs()
+        # Drivers are slower to answer than files: at the start, look again soon.
+        self._looks = max(self._looks - 1, 0)
+        self.every_seconds = EVERY_SECONDS if devices or not self._looks else 0.0
+        environments = [(cgroup, list(read_environments(self._root, cgroup.path))) for cgroup in find_jobs(self._root)]
+        jobs, why = self._jobs(environments)
         if jobs is None:
             return Parts(absences=tuple(Absence(metric, why) for metric in self.metrics))
         readings: list[Reading] = []
@@ -57,17 +67,22 @@ class AttributionSource(Source):
                 readings.append(Reading(_IDLE, float(busy[device.id] == 0), device.id))
             elif device.id in held:
                 absences.append(Absence(_IDLE, "nobody tells how busy the device is", device.id))
-        readings += self._ranks(jobs, devices)
+        readings += self._ranks(environments, jobs, devices)
         if not devices:
             absences += [Absence(metric, "no accelerator is known here") for metric in self.metrics]
         return Parts(tuple(readings), tuple(absences))
 
-    def _jobs(self) -> tuple[list[Job] | None, str]:
+    def _jobs(self, found: Environments) -> tuple[list[Job] | None, str]:
         jobs: list[Job] = []
-        is_known = False
-        if (self._root / FOLDER).is_dir():
+        slurm = [entry for entry in found if entry[0].manager == "slurm"]
+        is_known = (self._root / FOLDER).is_dir()
+        if is_known:
             jobs += read_jobs(self._root)
-            is_known = True
+        elif slurm or any((self._root / ROOT).glob("system.slice/*slurmstepd.scope")):
+            told = [_first_job(cgroup, environments) for cgroup, environments in slurm]
+            # A job that cannot be asked may hold any device: then nobody knows which ones are free.
+            is_known = None not in told
+            jobs += [job for job in told if job is not None] if is_known else []
         if self._pods.is_there():
             try:
                 jobs += self._pods.read()
@@ -75,14 +90,18 @@ class AttributionSource(Source):
             except SourceUnavailable as error:
                 if not is_known:
                     return None, str(error)
-        return (jobs, "") if is_known else (None, f"no job manager tells of devices: no /{FOLDER}, no kubelet")
+        if is_known:
+            return jobs, ""
+        if slurm:
+            return None, f"no prolog writes to /{FOLDER}, and the jobs' environments cannot be read"
+        return None, f"no job manager tells of devices: no /{FOLDER}, no kubelet"
 
-    def _ranks(self, jobs: Sequence[Job], devices: Sequence[DeviceInfo]) -> list[Reading]:
+    def _ranks(self, found: Environments, jobs: Sequence[Job], devices: Sequence[DeviceInfo]) -> list[Reading]:
         names = {alias: job for job in jobs for alias in (job.id, job.alias) if alias}
         readings: dict[tuple[str, str], Reading] = {}
-        for cgroup in find_jobs(self._root):
+        for cgroup, environments in found:
             job = names.get(cgroup.job)
-            for rank in read_ranks(self._root, cgroup.path):
+            for rank in filter(None, map(rank_of, environments)):
                 for id in resolve(_device_of(rank, job), devices):
                     by = labels(
                         job_id=job.id if job else cgroup.job,
@@ -110,6 +129,11 @@ def resolve(names: Iterable[str], devices: Sequence[DeviceInfo]) -> list[str]:
     by_index = {str(device.index): device.id for device in devices}
     found = (by_id.get(name) or by_index.get(name) or by_index.get(name.rpartition("-")[2]) for name in names)
     return list(dict.fromkeys(id for id in found if id is not None))
+
+
+def _first_job(cgroup: JobCgroup, environments: Iterable[dict[str, str]]) -> Job | None:
+    jobs = [job for environment in environments if (job := job_of(environment, cgroup.job)) is not None]
+    return next((job for job in jobs if job.devices), jobs[0] if jobs else None)
 
 
 def _device_of(rank: Rank, job: Job | None) -> tuple[str, ...]:

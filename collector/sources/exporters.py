@@ -64,9 +64,6 @@ def parse(url: str, text: str) -> dict[str, Family]:
 class ExporterSource(Source):
     """One exporter, and what turns its families into Parts."""
 
-    # It waits for another process, not for a driver, but for long if that hangs: not in the lane of quick files.
-    measures = True
-
     def __init__(
         self,
         name: str,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from collector.sources.base import Parts, Source
@@ -18,12 +18,18 @@ from tokenstone.sample import HOST, Absence, Reading, labels
 
 RESCAN_SECONDS = 30.0
 """How often ports, and counters that could not be read, are looked for anew."""
+SLOW_SECONDS = 5.0
+"""How often errors and events are read: there are dozens of them, and most stand still."""
 
 _FOLDER = "sys/class/infiniband"
 _SPEED = "rdma_speed_bytes_per_second"
 _UP = "rdma_up_ratio"
 _INFO = "rdma_port_info"
 _ACTIVE = "ACTIVE"
+_SLOW = {"rdma_errors_total", "rdma_transport_events_total"}
+
+Plan = list[tuple[Reading, tuple[str, ...], float]]
+"""Readings still without a value, the files that add up to it, and the factor to the metric's unit."""
 
 
 def parse_rate(text: str) -> float:
@@ -63,9 +69,10 @@ class _Port:
     name: str
     folder: str
     info: Reading
-    plan: list[tuple[Reading, tuple[str, ...], float]]
-    """Readings still without a value, the files that add up to it, and the factor to the metric's unit."""
+    fast: Plan
+    slow: Plan
     absences: list[Absence]
+    held: list[Reading] = field(default_factory=list)
 
 
 class InfinibandSource(Source):
@@ -78,32 +85,42 @@ class InfinibandSource(Source):
         self._root, self._monotonic = root, monotonic
         self._files = Files(root)
         self._ports: list[_Port] = []
-        self._scan_at = -math.inf
+        self._scan_at = self._slow_at = -math.inf
 
     def read(self) -> Parts:
         """Read all ports. A node without any is no failure."""
         now = self._monotonic()
         if now >= self._scan_at:
-            self._ports, self._scan_at = list(self._scan()), now + RESCAN_SECONDS
+            self._ports, self._scan_at, self._slow_at = list(self._scan()), now + RESCAN_SECONDS, now
+        is_slow_due = now >= self._slow_at
+        if is_slow_due:
+            self._slow_at = now + SLOW_SECONDS
         readings: list[Reading] = []
         absences: list[Absence] = []
-        number = self._files.number
         for port in self._ports:
-            for reading, paths, factor in port.plan:
-                try:
-                    value = (number(paths[0]) if len(paths) == 1 else sum(map(number, paths))) * factor
-                except (OSError, ValueError) as error:
-                    absences.append(
-                        Absence(reading.metric, f"{port.name}: {paths[0].rpartition('/')[2]}: {why(error)}")
-                    )
-                    self._scan_at = now  # it answered before: look again what this port can give
-                else:
-                    readings.append(Reading(reading.metric, value, HOST, reading.labels))
+            self._read_counters(port, port.fast, readings, absences)
+            if is_slow_due:
+                port.held = []
+                self._read_counters(port, port.slow, port.held, absences)
+                readings += port.held
             self._read_link(port, readings, absences)
             absences += port.absences
         if not self._ports:
             absences = [Absence(metric, "this node has no InfiniBand or RoCE port") for metric in self.metrics]
-        return Parts(tuple(readings), tuple(absences))
+        held = () if is_slow_due else tuple(reading for port in self._ports for reading in port.held)
+        return Parts(tuple(readings), tuple(absences), held=held)
+
+    def _read_counters(self, port: _Port, plan: Plan, readings: list[Reading], absences: list[Absence]) -> None:
+        number = self._files.number
+        for reading, paths, factor in plan:
+            try:
+                value = (number(paths[0]) if len(paths) == 1 else sum(map(number, paths))) * factor
+            except (OSError, ValueError) as error:
+                file = paths[0].rpartition("/")[2]
+                absences.append(Absence(reading.metric, f"{port.name}: {file}: {why(error)}"))
+                self._scan_at = -math.inf  # it answered before: look again what this port can give
+            else:
+                readings.append(Reading(reading.metric, value, HOST, reading.labels))
 
     def _read_link(self, port: _Port, readings: list[Reading], absences: list[Absence]) -> None:
         readings.append(port.info)
@@ -119,9 +136,11 @@ class InfinibandSource(Source):
             for number in _names(self._root / _FOLDER / adapter / "ports"):
                 name, folder = f"{adapter}/{number}", f"{_FOLDER}/{adapter}/ports/{number}"
                 plan, absences = self._plan(name, folder)
-                yield _Port(name, folder, self._info(adapter, number, name), plan, absences)
+                fast = [entry for entry in plan if entry[0].metric not in _SLOW]
+                slow = [entry for entry in plan if entry[0].metric in _SLOW]
+                yield _Port(name, folder, self._info(adapter, number, name), fast, slow, absences)
 
-    def _plan(self, name: str, folder: str) -> tuple[list[tuple[Reading, tuple[str, ...], float]], list[Absence]]:
+    def _plan(self, name: str, folder: str) -> tuple[Plan, list[Absence]]:
         """Try every counter once, so that no tick pays for those that this driver does not give."""
         kinds = ("counters", "hw_counters")
         there = {f"{kind}/{file}" for kind in kinds for file in _names(self._root / folder / kind)}

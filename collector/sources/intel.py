@@ -8,7 +8,7 @@ memory are not in files; `intel_xpu` asks the maker's tool for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from collector.sources.accelerator import Found, make_parts
@@ -54,7 +54,7 @@ class IntelSource(Source):
     def __init__(self, root: Path, monotonic: Callable[[], float]) -> None:
         self._root, self._monotonic = root, monotonic
         self._files = Files(root)
-        self._cards: list[tuple[str, str, list[_File]]] = []
+        self._cards: list[tuple[str, list[_File]]] = []
         self._scan_at = 0.0
 
     def read(self) -> Parts:
@@ -63,8 +63,8 @@ class IntelSource(Source):
         if now >= self._scan_at:
             self._cards, self._scan_at = list(self._scan()), now + _RESCAN_SECONDS
         found: list[Found] = []
-        for index, (bus, model, files) in enumerate(self._cards):
-            card = Found(bus, "Intel", model, index)
+        for index, (bus, files) in enumerate(self._cards):
+            card = Found(bus, "Intel", "", index)
             throttled: dict[str, float] = {}
             for file in files:
                 try:
@@ -79,9 +79,10 @@ class IntelSource(Source):
             for reason, value in throttled.items():
                 card.put("accel_throttled_ratio", float(value > 0), 1.0, reason=reason)
             found.append(card)
-        return make_parts(found, self.metrics, "the kernel")
+        # The kernel does not know the cards' names. The tool does, and two names for one device would join to neither.
+        return replace(make_parts(found, self.metrics, "the kernel"), devices=())
 
-    def _scan(self) -> Iterator[tuple[str, str, list[_File]]]:
+    def _scan(self) -> Iterator[tuple[str, list[_File]]]:
         for card in sorted((self._root / _CARDS).glob("card[0-9]*")):
             if not card.name[4:].isdigit() or _text(card / "device/vendor") != _INTEL:
                 continue
@@ -90,7 +91,7 @@ class IntelSource(Source):
             sensors = sorted((card / "device/hwmon").glob("hwmon*"))
             if event.get("DRIVER") in _DRIVERS and sensors:
                 bus = event.get("PCI_SLOT_NAME", card.name)
-                yield bus, f"Intel {_text(card / 'device/device')}", list(self._files_of(card, sensors[0]))
+                yield bus, list(self._files_of(card, sensors[0]))
 
     def _files_of(self, card: Path, sensors: Path) -> Iterator[_File]:
         def below(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""Ranks of distributed programs, by the environment of a job's processes (/proc/PID/environ).
+"""Ranks of distributed programs, and jobs, by the environment of a job's processes (/proc/PID/environ).
 
-torchrun, Open MPI, MPICH and Slurm each tell their processes which rank they are. Only the variables named here are
-looked at; an environment may hold secrets, and nothing else of it is kept.
+torchrun, Open MPI, MPICH and Slurm each tell their processes which rank they are, and Slurm which devices the job or
+step has. Only the variables named here are looked at; an environment may hold secrets, and nothing else of it is kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector.sources.job_files import parse_devices
+from collector.sources.job_files import Job, parse_devices
 
 _MOST_PROCESSES = 1024
 # Launcher, rank, local rank and number of ranks. torchrun comes first: it runs inside the others.
@@ -28,6 +28,7 @@ _VISIBLE = (
     "MUSA_VISIBLE_DEVICES",
     "ZE_AFFINITY_MASK",
 )
+_JOB = ("SLURM_JOB_ID", "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class Rank:
 
 
 def parse_environ(data: bytes) -> dict[str, str]:
-    """Parse /proc/PID/environ to the variables that ranks are told by; all others are left out."""
-    wanted = {name for launcher in _LAUNCHERS for name in launcher[1:]} | set(_VISIBLE)
+    """Parse /proc/PID/environ to the variables that ranks and jobs are told by; all others are left out."""
+    wanted = {name for launcher in _LAUNCHERS for name in launcher[1:]} | {*_VISIBLE, *_JOB}
     pairs = (entry.partition(b"=") for entry in data.split(b"\0"))
     return {
         name.decode(errors="replace"): value.decode(errors="replace")
@@ -74,8 +75,26 @@ def rank_of(environment: dict[str, str]) -> Rank | None:
     return None
 
 
-def read_ranks(root: Path, cgroup: str) -> Iterator[Rank]:
-    """Yield the ranks among the processes of a control group and those below it; what cannot be read is left out."""
+def job_of(environment: dict[str, str], alias: str) -> Job | None:
+    """Return the Slurm job that these variables describe, or None; `alias` is what its control group is called.
+
+    >>> job_of({"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "0,1"}, "s5K1KKYAYG5D00").devices
+    ('0', '1')
+    """
+    if not environment.get("SLURM_JOB_ID"):
+        return None
+    return Job(
+        manager="slurm",
+        id=environment["SLURM_JOB_ID"],
+        user=environment.get("SLURM_JOB_USER", ""),
+        account=environment.get("SLURM_JOB_ACCOUNT", ""),
+        devices=parse_devices(environment.get("SLURM_JOB_GPUS") or environment.get("SLURM_STEP_GPUS", "")),
+        alias=alias,
+    )
+
+
+def read_environments(root: Path, cgroup: str) -> Iterator[dict[str, str]]:
+    """Yield the variables of the processes of a control group and those below it; what cannot be read is left out."""
     seen = 0
     for procs in sorted((root / cgroup).rglob("cgroup.procs")):
         try:
@@ -87,8 +106,6 @@ def read_ranks(root: Path, cgroup: str) -> Iterator[Rank]:
             if seen > _MOST_PROCESSES:
                 return
             try:
-                rank = rank_of(parse_environ((root / "proc" / pid / "environ").read_bytes()))
+                yield parse_environ((root / "proc" / pid / "environ").read_bytes())
             except OSError:
                 continue  # it has ended, or belongs to another user
-            if rank is not None:
-                yield rank

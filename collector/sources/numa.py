@@ -40,6 +40,7 @@ class NumaSource(Source):
 
     name = "numa"
     metrics = (*_SIZES.values(), _PAGES)
+    every_seconds = 5.0
 
     def __init__(self, root: Path) -> None:
         self._root, self._files = root, Files(root)

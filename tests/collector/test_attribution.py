@@ -2,12 +2,14 @@
 
 import shutil
 from concurrent import futures
+from pathlib import Path
 
 import pytest
 
 from collector.clock import Clock
 from collector.config import load_settings
 from collector.registry import build_sources
+from collector.sources import podresources
 from collector.sources.attribution import AttributionSource, resolve
 from collector.sources.base import Parts, take
 from collector.sources.job_cgroups import find_jobs, job_of
@@ -78,10 +80,31 @@ def test_jobs_come_and_go(h100):
     assert len(series(source.read(), "tokenstone_job_device_info", "job_id")) == 5
     (h100 / "run/tokenstone/jobs/4711").unlink()
     assert len(series(source.read(), "tokenstone_job_device_info", "job_id")) == 1
+
+
+def test_without_a_prolog_the_jobs_processes_tell(h100):
     shutil.rmtree(h100 / "run")
+    source = AttributionSource(h100, lambda: [Parts(devices=devices(6))])
     parts = source.read()
-    assert not parts.readings  # without the prolog's folder nobody knows: that is not "not allocated"
-    assert "no kubelet" in parts.absences[0].reason
+    assert not parts.readings  # nobody can say which devices are free: that is not "not allocated"
+    assert "environments cannot be read" in parts.absences[0].reason
+    environ = b"\0SLURM_JOB_USER=alice\0SLURM_JOB_ID=4711\0SLURM_JOB_GPUS=0-1\0"
+    path = h100 / "proc/1001/environ"
+    path.write_bytes(path.read_bytes() + environ)
+    assert not source.read().readings  # one of the two jobs
+    path = h100 / "proc/1010/environ"
+    path.write_bytes(path.read_bytes() + b"\0SLURM_JOB_ID=4712\0SLURM_STEP_GPUS=4\0")
+    parts = source.read()
+    assert set(series(parts, "tokenstone_job_device_info", "job_id", "user")) == {
+        ("GPU-0", "4711", "alice"),
+        ("GPU-1", "4711", "alice"),
+        ("GPU-4", "4712", ""),
+    }
+    assert series(parts, "accel_allocated_ratio")[("GPU-5",)] == 0
+    # Its SLUID is joined to the number, too.
+    assert ("GPU-4", "4712", "0") in series(parts, "tokenstone_rank_device_info", "job_id", "rank")
+    shutil.rmtree(h100 / "sys/fs/cgroup/system.slice")
+    assert "no job manager tells" in source.read().absences[0].reason
 
 
 @pytest.mark.parametrize(
@@ -246,3 +269,12 @@ def test_the_agents_own_sources_tell_attribution_of_their_devices(node_folder, n
     assert {device for device, _ in held} <= {device.id for device in samples["nvml"].devices}
     for source in sources:
         source.close()
+
+
+def test_the_generated_messages_are_those_of_the_proto_file(tmp_path):
+    protoc = pytest.importorskip("grpc_tools.protoc")
+    folder = Path(podresources.__file__).parent
+    arguments = ["protoc", f"-I{folder}", f"--python_out={tmp_path}", str(folder / "podresources.proto")]
+    assert protoc.main(arguments) == 0
+    generated, kept = (path / "podresources_pb2.py" for path in (tmp_path, folder))
+    assert generated.read_text() == kept.read_text(), "it is old: run `make proto`"

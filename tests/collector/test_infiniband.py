@@ -6,7 +6,7 @@ import pytest
 
 from collector.clock import Clock
 from collector.sources.base import take
-from collector.sources.infiniband import RESCAN_SECONDS, InfinibandSource, parse_rate, parse_state
+from collector.sources.infiniband import RESCAN_SECONDS, SLOW_SECONDS, InfinibandSource, parse_rate, parse_state
 
 
 class Port:
@@ -130,6 +130,23 @@ def test_a_port_that_comes_or_goes_is_noticed(port, source, tmp_path, fake_time)
     parts = source.read()
     assert value(parts, "rdma_receive_bytes_total", port="mlx5_0/1") == 4
     assert not reasons(parts, "rdma_receive_bytes_total")
+
+
+def test_errors_and_events_are_read_less_often_and_shown_meanwhile(port, source, fake_time):
+    port().write(counters__port_rcv_data=1, counters__symbol_error=1, hw_counters__out_of_sequence=2)
+    parts = source.read()
+    assert value(parts, "rdma_errors_total", type="symbol") == 1
+    port().write(counters__port_rcv_data=2, counters__symbol_error=5)
+    fake_time.advance(1)
+    parts = source.read()
+    assert value(parts, "rdma_receive_bytes_total") == 8
+    assert value(parts, "rdma_errors_total", type="symbol") is None  # it enters no window twice
+    assert {(reading.metric, reading.value) for reading in parts.held} == {
+        ("rdma_errors_total", 1),
+        ("rdma_transport_events_total", 2),
+    }
+    fake_time.advance(SLOW_SECONDS)
+    assert value(source.read(), "rdma_errors_total", type="symbol") == 5
 
 
 def test_the_interface_of_a_roce_port_is_named(port, source, tmp_path):

@@ -96,7 +96,7 @@ def test_a_kill_at_any_instant_neither_loses_what_was_kept_nor_counts_it_twice(a
     url = f"http://127.0.0.1:{service.server.server_port}"
     arguments = ("--api", url, "--sample-seconds", "0.2", "--window-seconds", "0.2")
     dice = random.Random(11)
-    for _ in range(4):
+    for _ in range(3):
         process = agent(*arguments)
         time.sleep(dice.uniform(0.3, 1.0))  # the instant of the kill is the point, and any will do
         process.send_signal(signal.SIGKILL)
@@ -114,7 +114,7 @@ def test_a_kill_at_any_instant_neither_loses_what_was_kept_nor_counts_it_twice(a
     by_epoch = {}
     for epoch, sequence in service.bodies:
         by_epoch.setdefault(epoch, []).append(sequence)
-    assert len(by_epoch) >= 4
+    assert len(by_epoch) >= 3
     for epoch, sequences in by_epoch.items():
         assert sorted(sequences) == list(range(len(sequences)))  # no gap: what was kept has arrived
         batches = [WindowBatch.model_validate_json(*service.bodies[epoch, sequence]) for sequence in sorted(sequences)]

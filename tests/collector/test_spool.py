@@ -120,7 +120,7 @@ def test_a_rejected_batch_is_set_aside_and_out_of_the_way(open_spool, tmp_path):
 
 def test_a_batch_whose_file_was_taken_away_is_counted_as_dropped(open_spool, tmp_path):
     spool = open_spool()
-    put(spool, 0)
+    put(spool, 0, 1)
     name = spool.oldest()
     (tmp_path / "spool" / name).unlink()
     assert spool.read(name) is None

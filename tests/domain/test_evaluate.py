@@ -197,6 +197,21 @@ def test_latency_by_definition_and_goodput():
     assert evaluation.goodput_bill.usd == pytest.approx(evaluation.output_bill.usd)
 
 
+def test_the_ports_that_collectives_run_over_are_the_network_where_there_are_any():
+    windows = []
+    for second in range(20):
+        windows += [
+            window("network_receive_bytes_total", second, labels={"interface": "eth0"}, delta=1e6),
+            window("network_speed_bytes_per_second", second, labels={"interface": "eth0"}, mean=125e6),
+            window("rdma_receive_bytes_total", second, labels={"port": "mlx5_0/1"}, delta=30e9),
+            window("rdma_transmit_bytes_total", second, labels={"port": "mlx5_0/1"}, delta=20e9),
+            window("rdma_speed_bytes_per_second", second, labels={"port": "mlx5_0/1"}, mean=50e9),
+        ]
+    evaluation = evaluate(run_view(TRAINING), training_facts(), windows=windows, price=None)
+    rows = {row.resource: row for row in evaluation.panel}
+    assert rows["network"].mean_ratio == pytest.approx(0.6)
+
+
 def test_the_panel_says_mean_p95_and_why_absent():
     windows = []
     for second in range(20):

@@ -92,24 +92,38 @@ def _memory_capacity(m: ByMetric) -> PanelRow:
 
 
 def _network(m: ByMetric) -> PanelRow:
-    """Traffic of the busier direction of each interface against its line rate."""
-    speeds = {(w.node, w.labels.get("interface")): w.mean for w in m.get("network_speed_bytes_per_second", [])}
+    """Traffic of the busier direction of each port against its line rate.
+
+    Where there are InfiniBand or RoCE ports they are the network: collectives run over them, and the interfaces of the
+    kernel, the management's among them, do not see that traffic.
+    """
+    for kind, label in (("rdma", "port"), ("network", "interface")):
+        points, was_measured = _traffic(m, kind, label)
+        if points:
+            return _row("network", points, "line rate, busier direction", "")
+        if was_measured:
+            return _row("network", [], "", "the interfaces' drivers report no line rate")
+    return _row("network", [], "", "no interface was measured")
+
+
+def _traffic(m: ByMetric, kind: str, label: str) -> tuple[Points, bool]:
+    """Return the points of the ports of a kind, and whether any traffic was measured."""
+    speeds = {(w.node, w.labels.get(label)): w.mean for w in m.get(f"{kind}_speed_bytes_per_second", [])}
     moved: dict[tuple[str, str | None, float], float] = {}
     length: dict[tuple[str, str | None, float], float] = {}
-    for metric in ("network_receive_bytes_total", "network_transmit_bytes_total"):
-        for w in m.get(metric, []):
-            key = (w.node, w.labels.get("interface"), w.start_unix_seconds)
+    for direction in ("receive", "transmit"):
+        for w in m.get(f"{kind}_{direction}_bytes_total", []):
+            key = (w.node, w.labels.get(label), w.start_unix_seconds)
             if w.delta is not None and w.duration_seconds > 0:
                 moved[key] = max(moved.get(key, 0.0), w.delta)
                 length[key] = w.duration_seconds
     points: Points = []
-    for (node, interface, start), amount in moved.items():
-        speed = speeds.get((node, interface))
+    for (node, port, start), amount in moved.items():
+        speed = speeds.get((node, port))
         if speed:
-            seconds = length[(node, interface, start)]
+            seconds = length[(node, port, start)]
             points.append((amount / seconds / speed, seconds))
-    why = "the interfaces' drivers report no line rate" if moved else "no interface was measured"
-    return _row("network", points, "line rate, busier direction", why)
+    return points, bool(moved)
 
 
 def _storage(m: ByMetric) -> PanelRow:

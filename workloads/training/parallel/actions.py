@@ -50,7 +50,7 @@ class Actions:
             self._receive("receive_activations", self.schedule.fwd_recv_ops.pop((index, micro_batch)))
         assert ctx.arg_mbs is not None
         assert ctx.kwarg_mbs is not None
-        with self.log.computing():
+        with self.log.computing("forward"):
             output = stage.forward_one_chunk(
                 micro_batch, ctx.arg_mbs[micro_batch], ctx.kwarg_mbs[micro_batch], save_forward_output=False
             )
@@ -65,7 +65,7 @@ class Actions:
         if not stage.is_last and index + 1 not in self.stages:
             self._receive("receive_gradients", self.schedule.bwd_recv_ops.pop((index, micro_batch)))
         full = action.computation_type == FULL_BACKWARD
-        with self.log.computing():
+        with self.log.computing("backward" if full else "backward_input"):
             stage.backward_one_chunk(
                 micro_batch,
                 loss=self.schedule._maybe_get_loss(stage, micro_batch),
@@ -77,7 +77,7 @@ class Actions:
 
     def backward_weight(self, action: Action, ctx: PipelineContext) -> None:  # noqa: ARG002  torch calls it so
         """W: the gradients of the weights, of which I has kept what it needs."""
-        with self.log.computing():
+        with self.log.computing("backward_weight"):
             self.stages[action.stage_index].backward_weight_one_chunk(
                 _micro_batch(action), last_backward=self._is_last_backward(action.stage_index)
             )

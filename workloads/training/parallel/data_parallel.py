@@ -65,7 +65,8 @@ def all_reduce(x: Tensor, group: dist.ProcessGroup, log: CommunicationLog, name:
     """Replace `x` by its sum over the ranks of `group`."""
     ranks = dist.get_world_size(group)
     sent_bytes = 2 * (ranks - 1) * x.nbytes // ranks
-    with log.waiting(name, "exposed_communication", sent_bytes=sent_bytes), collective(name):
+    wait = log.waiting(name, "exposed_communication", sent_bytes=sent_bytes, buffer_bytes=x.nbytes)
+    with wait, collective(name):
         dist.all_reduce(x, group=group)
 
 

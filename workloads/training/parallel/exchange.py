@@ -115,10 +115,16 @@ class AllToAll:
         arrived = rows.new_empty((sum(received_R), *rows.shape[1:]))
         row_bytes = rows[:1].numel() * rows.element_size() if len(rows) else 0
         away = sum(sent_R) - sent_R[self.rank]
-        sent, stream = away * row_bytes, direction.value
-        with self.log.waiting(name, "exposed_communication", sent_bytes=sent, stream=stream), collective(name):
+        wait = self.log.waiting(
+            name,
+            "exposed_communication",
+            sent_bytes=away * row_bytes,
+            buffer_bytes=sum(sent_R) * row_bytes,
+            stream=direction.value,
+        )
+        with wait, collective(name):
             dist.all_to_all_single(arrived, rows.contiguous(), received_R, sent_R, group=self.groups[direction])
             come = (sum(received_R) - received_R[self.rank]) * row_bytes
-            if delay := self.latency_seconds + max(sent, come) / self.bytes_per_second:
+            if delay := self.latency_seconds + max(away * row_bytes, come) / self.bytes_per_second:
                 time.sleep(delay)
         return arrived
