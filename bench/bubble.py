@@ -276,9 +276,9 @@ def summarise(by_rank: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--milliseconds", type=float, default=20.0, help="of F, of I and of W, of a stage of a V")
-    parser.add_argument("--micro-batches", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--milliseconds", type=float, default=300.0, help="of F, of I and of W, of a stage of a V")
+    parser.add_argument("--micro-batches", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     conditions = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

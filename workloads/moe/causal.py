@@ -1,7 +1,7 @@
 """Causal attention over whole sequences: o = softmax(q · kᵀ · scale, no later key) · v.
 
 On accelerators, and for long sequences, torch's fused kernel. Short ones on a CPU take blocks of queries against the
-keys up to their end, each two plain matrix multiplications: 1.7 times as fast as the kernel at 256 tokens (AVX-512,
+keys up to their end, each two plain matrix multiplications: 1.7 times as fast as the kernel at 256 tokens (AVX2,
 one thread, forward and backward), since it computes no masked half and takes values narrower than keys as they are.
 It keeps the probabilities, half of T x T numbers a head, where the kernel computes them again.
 
