@@ -104,7 +104,7 @@ def section_document(section: Section) -> dict[str, Any]:
         document[f"usd_per_million_{name}_tokens"] = part.usd_per_million_tokens if part else None
         document[f"device_seconds_per_million_{name}_tokens"] = part.device_seconds_per_million_tokens if part else None
     waits = evaluation.latencies
-    for name in ("ttft_seconds", "tpot_seconds", "e2e_seconds"):
+    for name in ("ttft_seconds", "tpot_seconds", "itl_seconds", "e2e_seconds"):
         found = getattr(waits, name) if waits else None
         document[name] = found.model_dump() if found else None
     return document | {"goodput_ratio": evaluation.goodput_ratio, "prefill_ratio": ledger.prefill_ratio}

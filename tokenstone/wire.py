@@ -339,22 +339,73 @@ class Iterations(WireModel):
         return self
 
 
+class Histogram(WireModel):
+    """Many durations in little room: bucket i holds what lies between `growth`^(i-1) and `growth`^i seconds.
+
+    A percentile read from it is wrong by half a bucket at most: 0.5 %.
+    """
+
+    growth: Annotated[float, Field(gt=1, le=2)] = 1.01
+    buckets: dict[int, Annotated[int, Field(gt=0)]] = Field(default_factory=dict, max_length=10_000)
+    sum_seconds: Seconds = 0.0
+
+
+RequestError = Literal[
+    "connect", "timeout", "rate_limited", "wrong_model", "context_exceeded", "refused", "server_error", "closed",
+    "malformed", "empty", "stopped",
+]  # fmt: skip
+"""What became of a request that failed:
+
+`connect` nobody answers there · `timeout` no answer in time · `rate_limited` 429 · `wrong_model` the endpoint does not
+serve that model · `context_exceeded` longer than the model's context · `refused` another 4xx · `server_error` 5xx ·
+`closed` the stream ended before the answer did · `malformed` not the protocol · `empty` an answer without a token ·
+`stopped` under way or not yet sent when the whole run was ended.
+"""
+
+
 class RequestTimes(WireModel):
     """Requests as columns; times from the start of the allocation. None where a request never got so far."""
 
     arrival_seconds: list[Seconds] = Field(default_factory=list, max_length=500_000)
+    """When the request was due, whether or not the client could send it then."""
     first_token_seconds: list[Seconds | None] = Field(default_factory=list)
     end_seconds: list[Seconds | None] = Field(default_factory=list)
+    """The last token, or the moment at which the request failed."""
     input_tokens: list[Tokens] = Field(default_factory=list)
     cached_input_tokens: list[Tokens] = Field(default_factory=list)
     output_tokens: list[Tokens] = Field(default_factory=list)
+    error: list[RequestError | None] = Field(default_factory=list)
+    """Why a request failed; empty where none did."""
 
     @model_validator(mode="after")
     def _columns_are_even(self) -> Self:
         lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        if not self.error:
+            del lengths["error"]
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns differ in length: {lengths}")
         return self
+
+    @property
+    def failed(self) -> list[bool]:
+        """Whether each request failed."""
+        return [error is not None for error in self.error] if self.error else [False] * len(self.arrival_seconds)
+
+
+class ClientLag(WireModel):
+    """How late the load generator itself was; a client that cannot keep up measures itself."""
+
+    send_p99_seconds: Seconds
+    """From the scheduled instant of a request to its first byte on the way."""
+    loop_p99_seconds: Seconds
+    """How late the client's event loop woke up: the error of every instant it took."""
+    limit_seconds: Seconds
+    """Above this the client counts as saturated."""
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the client was too slow for the load it was to make."""
+        return max(self.send_p99_seconds, self.loop_p99_seconds) > self.limit_seconds
 
 
 class InferenceFacts(WireModel):
@@ -369,7 +420,14 @@ class InferenceFacts(WireModel):
     startup_seconds: Seconds
     """Init, load, compile and warm-up, per device."""
     iterations: Iterations
+    iterations_known: bool = True
+    """False for an endpoint that does not tell what its engine did."""
+    devices_known: bool = True
+    """False where nobody said on how many devices an endpoint runs."""
     requests: RequestTimes
+    inter_token: Histogram | None = None
+    """Gaps between the tokens of every request (ITL)."""
+    client: ClientLag | None = None
     expert_load: list[list[Whole]] | None = None
     """Tokens of each expert of each expert layer, start-up included; None where it was not counted."""
     probe: Probe | None = None

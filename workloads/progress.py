@@ -58,4 +58,6 @@ class JsonLines:
 
     def event(self, kind: str, **fields: object) -> None:
         """Write one line."""
-        print(json.dumps({"event": kind, **fields}), file=self._stream, flush=True)
+        # In one piece: ranks share a stream, and torchrun starts them unbuffered, where print writes the end apart.
+        self._stream.write(json.dumps({"event": kind, **fields}) + "\n")
+        self._stream.flush()

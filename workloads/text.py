@@ -13,15 +13,16 @@ import sysconfig
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import tokenizers
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 
 from tokenstone.errors import InvalidFile, InvalidValue, NotWritable
 from workloads.files import whole_file
+
+if TYPE_CHECKING:  # the load generator reads the corpus too, and needs no torch for it
+    from torch import Tensor
 
 STANDARD_LIBRARY = "python-stdlib"
 CORPUS_BYTES = 2_000_000
@@ -97,6 +98,8 @@ def train_tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 
 def encode(corpus: Corpus, tokenizer: Tokenizer) -> Tensor:
     """The whole corpus as tokens, int64."""
+    import torch  # noqa: PLC0415
+
     encoded = tokenizer.encode_batch(_chunks(corpus.text))
     return torch.tensor([token for chunk in encoded for token in chunk.ids], dtype=torch.int64)
 
@@ -110,6 +113,8 @@ def prepare_text(data: str, vocabulary: int, cache: Path | None = None) -> Prepa
     corpus = load_corpus(data)
     key = f"tokens-{corpus.sha256[:24]}-{vocabulary}-{tokenizers.__version__}.pt"
     path = None if cache is None else cache / key
+    import torch  # noqa: PLC0415
+
     if path is not None and path.is_file():
         with suppress(OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
             cached = torch.load(path, weights_only=True)
@@ -130,6 +135,8 @@ def _chunks(text: str) -> list[str]:
 
 def random_windows(tokens_N: Tensor, count: int, length: int, *, seed: int) -> Tensor:
     """`count` stretches of `length` consecutive tokens from random places, (count, length)."""
+    import torch  # noqa: PLC0415
+
     places = len(tokens_N) - length + 1
     if places < 1:
         raise InvalidFile(
