@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def problem_of(error: TokenstoneError) -> JSONResponse:
     """The problem document of one of our own errors."""
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, KeyNeeded) else {}
     if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
+        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     return problem(error.http_status, error.what, slug=error.slug, where=error.where, hint=error.hint, headers=headers)
 
 

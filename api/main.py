@@ -18,7 +18,7 @@ from api.leases import leases_checked
 from api.log import configure_logging
 from api.metrics import ServiceMetrics
 from api.routes import administration, catalogues, comparisons, fleet, operation, reports, results, runs, telemetry
-from api.server import bound_socket, run_server, run_workers
+from api.server import run_server, run_workers
 from api.settings import Settings, is_loopback
 from api.store.engine import Store, open_store
 from api.store.keys import has_admin_key
@@ -26,6 +26,7 @@ from api.store.price_books import add_price_book
 from tokenstone import __version__
 from tokenstone.cost import builtin_book
 from tokenstone.errors import Conflict, NotWritable
+from tokenstone.listen import bound_socket
 
 log = structlog.get_logger()
 

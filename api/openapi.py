@@ -37,6 +37,7 @@ WITH_BODY = GUARDED | problems(413, 415, 507)
 
 LINKS = {
     ("post", "/v1/runs"): {"run_id": "$response.body#/run_id"},
+    ("put", "/v1/runs/{run_id}/facts"): {"run_id": "$response.body#/run_id"},
     ("get", "/v1/runs/{run_id}/scores"): {
         "run_id": "$request.path.run_id", "number": "$response.body#/items/0/number",
     },
@@ -44,6 +45,8 @@ LINKS = {
     ("post", "/v1/keys"): {"prefix": "$response.body#/prefix"},
 }  # fmt: skip
 """What an answer tells that other paths ask for."""
+_OF_FACTS = {"read_facts", "list_phases", "ledger", "score", "bill", "add_score"}
+"""Operations that a run answers once it has its facts."""
 
 
 def _add_links(paths: dict[str, Any]) -> None:
@@ -55,6 +58,8 @@ def _add_links(paths: dict[str, Any]) -> None:
             if needed and needed <= told.keys():
                 parameters = {name: told[name] for name in sorted(needed)}
                 for operation in operations.values():
+                    if (method, path) == ("post", "/v1/runs") and operation["operationId"] in _OF_FACTS:
+                        continue
                     links[operation["operationId"]] = {
                         "operationId": operation["operationId"],
                         "parameters": parameters,

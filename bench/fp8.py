@@ -19,14 +19,11 @@ import datetime
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +32,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cli.slow_link import ADDRESSES, INTERFACE, slow_pair, why_not
 from workloads.device import select_device
 from workloads.presets import training_spec
 from workloads.text import encode, load_corpus, train_tokenizer
@@ -45,8 +43,6 @@ from workloads.training.precision.dispatch import Codec, Fp8, bf16, fp32
 
 WINDOW = 20
 """Steps over which losses are averaged: single batches differ by more than the precisions do."""
-ADDRESSES = ("10.231.77.1", "10.231.77.2")
-INTERFACE = "slow0"
 DEADLINE = datetime.timedelta(seconds=120)
 
 
@@ -103,11 +99,9 @@ def perturb(model: torch.nn.Module) -> None:
 
 def measure_link(arguments: argparse.Namespace) -> dict[str, Any]:
     """Start one process in each namespace; compare the formats."""
-    missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
-    if sys.platform != "linux" or os.geteuid() != 0 or missing:
-        reason = f"{' and '.join(missing)} not found (iproute2)" if missing else "needs root on Linux"
+    if (reason := why_not()) is not None:
         return {"skipped": f"{reason}: a limited link needs network namespaces and tc"}
-    with slow_link(arguments.megabits_per_second) as namespaces, tempfile.TemporaryDirectory() as folder:
+    with slow_pair(arguments.megabits_per_second * 1e6) as namespaces, tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "seconds.json")
         sizes = [f"--{name}={vars(arguments)[name]}" for name in ("repetitions", "tokens", "active", "dim")]
         workers = [
@@ -152,35 +146,6 @@ def measure_link(arguments: argparse.Namespace) -> dict[str, Any]:
         "target_met": speedup >= 3.5,
         "raw": {"seconds": measured},
     }
-
-
-@contextmanager
-def slow_link(megabits_per_second: float) -> Iterator[tuple[str, str]]:
-    """Two namespaces, joined by a veth pair that is limited in both directions."""
-    namespaces = (f"fp8-{os.getpid()}-a", f"fp8-{os.getpid()}-b")
-    # A small burst: a large one would let much of a small message pass at full speed.
-    shape = f"tbf rate {megabits_per_second:g}mbit burst 32kbit latency 400ms"
-    try:
-        for namespace in namespaces:
-            command(f"ip netns add {namespace}")
-        first, second = namespaces
-        command(f"ip -n {first} link add {INTERFACE} type veth peer name {INTERFACE} netns {second}")
-        for namespace, address in zip(namespaces, ADDRESSES, strict=True):
-            command(f"ip -n {namespace} address add {address}/24 dev {INTERFACE}")
-            command(f"ip -n {namespace} link set lo up")
-            command(f"ip -n {namespace} link set {INTERFACE} up")
-            command(f"ip netns exec {namespace} tc qdisc add dev {INTERFACE} root {shape}")
-        yield namespaces
-    finally:
-        for namespace in namespaces:
-            subprocess.run(["ip", "netns", "delete", namespace], check=False, stderr=subprocess.DEVNULL)
-
-
-def command(line: str) -> None:
-    """Run it; stop with its own words if it fails."""
-    done = subprocess.run(line.split(), check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{line}: {done.stderr.strip()}")
 
 
 def codecs(dim: int) -> dict[str, Codec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,9 @@ LAYERS = 2 * PIPELINE
 """A V-shaped schedule gives each pipeline rank two stages, and no stage is empty."""
 SEQUENCES = 2 * MICRO_BATCHES
 """A multiple of these divides among two data-parallel ranks and then into micro-batches."""
+
+STEPS_ALONE = 4
+"""Times as many steps where one rank is compared with one rank."""
 
 Side = Literal["off", "on"]
 Beside = Literal["max_violation", "bubble_ratio", "loss_last", "peak_memory_bytes"]
@@ -59,10 +63,19 @@ class PlannedRun:
         return f"{self.technique.name} {self.side} {self.repetition}/{self.repetitions}"
 
 
-def base_spec(preset: TrainingSpec, steps: int) -> TrainingSpec:
+def parse_rate(text: str) -> float:
+    """Bits per second of "200mbit", "1gbit" or "64kbit", as tc writes them. Raises InvalidValue."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(k|m|g)bit", text.strip().lower())
+    if found is None or not float(found[1]) > 0:
+        raise InvalidValue(f"a rate of {text!r}", where="--link-rate", hint="write it as 200mbit, 1gbit or 500kbit")
+    return float(found[1]) * {"k": 1e3, "m": 1e6, "g": 1e9}[found[2]]
+
+
+def base_spec(preset: TrainingSpec, steps: int, **link: Any) -> TrainingSpec:
     """The training that all comparisons share: the preset's, with layers and sequences enough for every layout.
 
     On one rank; the learning is the preset's, and nothing that is compared is on but balancing and the routing limit.
+    `link`: the spec's fields of a limited link between ranks.
     """
     model = preset.model.model_copy(update={"layers": max(preset.model.layers, LAYERS)})
     return _changed(
@@ -79,6 +92,8 @@ def base_spec(preset: TrainingSpec, steps: int) -> TrainingSpec:
         prediction_depths=0,
         simulated_latency_seconds=0.0,
         layout=TrainingLayout().model_dump(),
+        redundant_experts=0,
+        **link,
     )
 
 
@@ -108,13 +123,27 @@ def _laid_out(spec: TrainingSpec, **layout: Any) -> TrainingSpec:
     return _changed(spec, layout=spec.layout.model_dump() | layout)
 
 
+def _alone(base: TrainingSpec) -> TrainingSpec:
+    """On one rank. Its steps are short beside the start of a process, so there can be more of them, for less noise."""
+    return _changed(base, steps=STEPS_ALONE * base.steps, link_bits_per_second=None, link_simulated=False)
+
+
+def _linked(base: TrainingSpec, text: str) -> str:
+    """`text` of the conditions, and the link's."""
+    if base.link_bits_per_second is None:
+        return text
+    how = "simulated: waits in exchanges of tokens" if base.link_simulated else "loopback limited by tc"
+    return f"{text}; link of {base.link_bits_per_second / 1e6:g} Mbit/s ({how})"
+
+
 def _balancing(base: TrainingSpec) -> Technique:
+    base = _alone(base)
     return Technique(
         "balancing",
         "load balancing without an auxiliary loss: a bias on each expert, for the choice alone",
         _changed(base, bias_update_rate=0.0),
         _changed(base, bias_update_rate=base.bias_update_rate or 1e-3),
-        "one rank",
+        f"one rank, {base.steps} steps",
         ("max_violation",),
     )
 
@@ -139,7 +168,7 @@ def _routing_limit(base: TrainingSpec) -> Technique:
         f"each token is sent to experts of at most {limit} of {experts.groups} groups",
         limited(experts.groups),
         limited(limit),
-        "experts on 2 ranks",
+        _linked(base, "experts on 2 ranks"),
         ("loss_last",),
     )
 
@@ -151,7 +180,7 @@ def _schedule(base: TrainingSpec) -> Technique:
         "DualPipeV, bidirectional and with split backward passes, rather than 1F1B; neither overlaps",
         _laid_out(base, **layout, schedule="1F1B"),
         _laid_out(base, **layout, schedule="DualPipeV"),
-        f"pipeline of 2 ranks, {MICRO_BATCHES} micro-batches",
+        _linked(base, f"pipeline of 2 ranks, {MICRO_BATCHES} micro-batches"),
         ("bubble_ratio",),
     )
 
@@ -164,17 +193,21 @@ def _overlap(base: TrainingSpec) -> Technique:
         "DualPipeV runs the forward of one micro-batch behind the exchanges of another's backward",
         _laid_out(slow, **layout, overlap=False),
         _laid_out(slow, **layout, overlap=True),
-        f"pipeline of 2 x experts on 2 ranks; simulated: each exchange takes {LATENCY_SECONDS * 1000:g} ms longer",
+        _linked(
+            base,
+            f"pipeline of 2 x experts on 2 ranks; simulated: each exchange takes {LATENCY_SECONDS * 1000:g} ms longer",
+        ),
     )
 
 
 def _fp8(base: TrainingSpec) -> Technique:
+    base = _alone(base)
     return Technique(
         "fp8",
         "matrix multiplications in FP8 with fine-grained scales, master weights as before",
         base,
         _changed(base, linear_precision="fp8"),
-        "one rank",
+        f"one rank, {base.steps} steps",
         ("loss_last",),
     )
 
@@ -186,18 +219,19 @@ def _fp8_dispatch(base: TrainingSpec) -> Technique:
         "tokens travel to their experts in FP8 and home in BF16",
         spread,
         _changed(spread, dispatch_precision="fp8", combine_precision="bf16"),
-        "experts on 2 ranks",
+        _linked(base, "experts on 2 ranks"),
         ("loss_last",),
     )
 
 
 def _recomputation(base: TrainingSpec) -> Technique:
+    base = _alone(base)
     return Technique(
         "recomputation",
         "activations of whole blocks are computed again rather than kept: less memory for more time",
         base,
         _changed(base, recompute="blocks"),
-        "one rank",
+        f"one rank, {base.steps} steps",
         ("peak_memory_bytes",),
     )
 

@@ -60,6 +60,7 @@ class Ablation:
     runs: int
     """Runs a side."""
     steps: int
+    """Counted steps of a run; a technique whose runs have more says so in its conditions."""
     price: Price | None
     results: list[Result]
     validity: list[str]
@@ -86,7 +87,7 @@ def summarise(planned: Sequence[PlannedRun], evaluations: Sequence[Evaluation]) 
     return Ablation(
         preset=first.technique.off.preset,
         runs=first.repetitions,
-        steps=first.technique.off.steps,
+        steps=min(run.technique.off.steps for run in planned),
         price=price,
         results=results,
         validity=sorted({c for e in evaluations for c in e.validity if c != "valid"}) or ["valid"],

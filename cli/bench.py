@@ -48,7 +48,10 @@ def command(
 
     def work(session: Session) -> list[str]:
         probe = session.probe(training.dtype)
-        return [session.run("train", training, probe), session.run("infer", inference, probe)]
+        return [
+            session.run("train", training, probe),
+            session.run("infer", inference, probe, checkpoint=site.checkpoint),
+        ]
 
     result = run_session(site, "bench", work)
     if json:

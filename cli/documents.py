@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tokenstone.evaluate import Evaluation
 from tokenstone.report import Report, Section
 
 
@@ -40,13 +41,30 @@ def training_document(report: Report, report_path: Path) -> dict[str, Any]:
         "measured_peak_flops_per_second": roofline.get("peak_flops_per_second"),
         "exposed_communication_ratio": evaluation.exposed_communication_ratio,
         "communication": [total.model_dump(mode="json") for total in evaluation.communication],
-        "bubble_ratio": ledger.seconds.get("pipeline_bubble", 0.0) / steps if steps else 0.0,
+        "bubble_ratio": _bubble(evaluation, steps),
+        **_detail(evaluation),
         "bottleneck": report.bottleneck.model_dump(mode="json") if report.bottleneck else None,
         "price": report.price.model_dump(mode="json") if report.price else None,
         "roofline": evaluation.roofline,
         "provenance": evaluation.provenance,
         "report_path": str(report_path),
     }
+
+
+def _bubble(evaluation: Evaluation, steps: float) -> float:
+    """Measured on the schedule; without a pipeline, what the ledger knows, which is 0."""
+    detail = evaluation.training
+    if detail is not None and detail.bubble_ratio is not None:
+        return detail.bubble_ratio
+    return evaluation.ledger.seconds.get("pipeline_bubble", 0.0) / steps if steps else 0.0
+
+
+def _detail(evaluation: Evaluation) -> dict[str, Any]:
+    """What the evaluation says of a training beside its ledger; null where it was not measured."""
+    detail = evaluation.training
+    if detail is None:
+        return {}
+    return {name: value for name, value in detail.model_dump(mode="json").items() if name != "bubble_ratio"}
 
 
 _IN_STEPS = (
@@ -86,7 +104,7 @@ def section_document(section: Section) -> dict[str, Any]:
         document[f"usd_per_million_{name}_tokens"] = part.usd_per_million_tokens if part else None
         document[f"device_seconds_per_million_{name}_tokens"] = part.device_seconds_per_million_tokens if part else None
     waits = evaluation.latencies
-    for name in ("ttft_seconds", "tpot_seconds", "e2e_seconds"):
+    for name in ("ttft_seconds", "tpot_seconds", "itl_seconds", "e2e_seconds"):
         found = getattr(waits, name) if waits else None
         document[name] = found.model_dump() if found else None
     return document | {"goodput_ratio": evaluation.goodput_ratio, "prefill_ratio": ledger.prefill_ratio}

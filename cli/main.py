@@ -19,11 +19,13 @@ from cli import (
     db,
     doctor,
     fleet,
+    infer,
     key,
     probe,
     project,
     record,
     serve,
+    serve_model,
     trace,
     train,
 )  # fmt: skip
@@ -42,6 +44,8 @@ app = typer.Typer(
 )
 app.command("bench")(bench.command)
 app.command("train")(train.command)
+app.command("infer")(infer.command)
+app.command("serve-model")(serve_model.command)
 app.command("ablate")(ablate.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,10 +28,20 @@ _END = object()
 class Child:
     """A part of Tokenstone in a process of its own: JSON lines come on stdout, its log goes to a file."""
 
-    def __init__(self, name: str, module: str, arguments: list[str], log_dir: Path, **environment: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: list[str],
+        log_dir: Path,
+        *,
+        launcher: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        """`launcher` is put before the command line, such as "ip netns exec NAME"."""
         self.name = name
         self.log_path = log_dir / f"{name}.log"
-        command = [sys.executable, "-P", "-m", module, *arguments]
+        command = [*launcher, sys.executable, "-P", "-m", module, *arguments]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,

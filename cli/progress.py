@@ -77,6 +77,10 @@ class Stage:
             self._console.print(f"{self._name}: {text}")
         self._last_note = text
 
+    def warn(self, text: str) -> None:
+        """Say that something went wrong and the work goes on."""
+        self._console.print(f"{self._name}: warning: {text}", markup=False, highlight=False)
+
     def progress(self, done: int, total: int, text: str) -> None:
         """Say how far it is."""
         if self._bars is not None and self._task is not None:

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from cli.files import write_whole
 from cli.guards import interrupted_by_signals, only_one
+from cli.launch import Launch
 from cli.processes import Child
 from cli.progress import Stages
 from cli.workload import run_workload
@@ -85,13 +86,18 @@ class Session:
         self,
         command: Literal["train", "infer"],
         spec: TrainingSpec | InferenceSpec,
-        probe: Probe,
+        probe: Probe | None,
         *,
         title: str | None = None,
+        checkpoint: Path | None = None,
+        arguments: Sequence[str] = (),
+        devices: list[RunDevice] | None = None,
+        launch: Launch = Launch(),  # noqa: B008  frozen
     ) -> str:
         """Run one workload as a run of the service, on as many processes as its layout has ranks; return its id.
 
-        `title` is what the stage is called (default: the command).
+        `title` is what the stage is called (default: the command), `checkpoint` the model's file, `arguments` go to
+        the workload. `devices` are those of an endpoint; without them the run is on what `probe` has measured.
         """
         site = self._site
         self._runs += 1
@@ -99,15 +105,29 @@ class Session:
         spec_path = site.data / f"{command}-spec.json"
         write_whole(spec_path, spec.model_dump_json())
         ranks = spec.layout.ranks if isinstance(spec, TrainingSpec) else 1
-        arguments = ["--spec", str(spec_path), "--checkpoint", str(site.checkpoint), *self._threads(ranks)]
-        devices = self._devices(probe, ranks)
+        told = ["--spec", str(spec_path), *self._threads(ranks), *arguments]
+        if command == "train":
+            checkpoint = site.checkpoint
+            told += ["--cache", str(site.data / "cache"), *launch.arguments]
+        told += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
+        if devices is None:
+            assert probe is not None  # noqa: S101  what runs here has been probed
+            devices = self._devices(probe, ranks)
         create = RunCreate(run_id=run_id, cluster=site.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS)
         with _open_run(self._client, create) as alive, self._stages.stage(title or command, spec.preset) as stage:
             out = site.data / f"{command}-facts.json"
-            result = run_workload(command, arguments, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks)
-            facts: Any = TypeAdapter(Facts).validate_python(result | {"probe": probe.model_dump()})
+            result = run_workload(
+                command, told, out, stage=stage, log_dir=site.logs, alive=alive, processes=ranks,
+                max_restarts=launch.max_restarts, launcher=launch.prefix,
+            )  # fmt: skip
+            measured = {} if probe is None else {"probe": probe.model_dump()}
+            facts: Any = TypeAdapter(Facts).validate_python(result | measured)
             self._client.put_facts(run_id, facts)
         return run_id
+
+    def score(self, run_id: str) -> Evaluation:
+        """Score one run at the site's price."""
+        return self._client.score_run(run_id, self._site.price)
 
     def scores(self, run_ids: list[str]) -> list[Evaluation]:
         """Score the runs at the site's price; return their evaluations, in order."""

@@ -38,6 +38,13 @@ class Recompute(StrEnum):
     BLOCKS = "blocks"
 
 
+class Dtype(StrEnum):
+    """What is computed in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class Linear(StrEnum):
     """Precision of the large matrix multiplications."""
 
@@ -60,49 +67,107 @@ class Combine(StrEnum):
     BF16 = "bf16"
 
 
+class DataParallel(StrEnum):
+    """How ranks with the same layers keep them equal."""
+
+    DDP = "ddp"
+    FSDP = "fsdp"
+
+
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        envvar="TOKENSTONE_PRESET",
+        help="cpu-tiny, cpu-small, gpu-1, gpu-1-80gb, gpu-8 or deepseek-v3.",
+    ),
+]
+
+
 def command(
-    preset: options.Preset = "cpu-small",
-    nproc: Annotated[int, typer.Option("--nproc", min=1, max=1024, help="Processes on this node, one a device.")] = 1,
-    pipeline: Annotated[int, typer.Option("--pipeline", min=1, help="Pipeline ranks.")] = 1,
+    preset: Preset = "cpu-small",
+    nproc: Annotated[
+        int | None,
+        typer.Option("--nproc", min=1, max=1024, help="Processes on this node, one a device. [default: the preset's]"),
+    ] = None,
+    pipeline: Annotated[int | None, typer.Option("--pipeline", min=1, help="Pipeline ranks.")] = None,
     experts: Annotated[
         int | None, typer.Option("--experts", min=1, help="Ranks that share the experts. [default: all that are left]")
     ] = None,
-    schedule: Annotated[
-        Schedule, typer.Option("--schedule", help="Order of work in the pipeline.")
-    ] = Schedule.ONE_F_ONE_B,
+    schedule: Annotated[Schedule | None, typer.Option("--schedule", help="Order of work in the pipeline.")] = None,
     micro_batches: Annotated[
         int | None,
         typer.Option("--micro-batches", min=1, help="Parts of a rank's batch. [default: twice the pipeline]"),
     ] = None,
     overlap: Annotated[bool, typer.Option("--overlap/--no-overlap", help="DualPipeV: forward beside backward.")] = True,
-    linear: Annotated[Linear, typer.Option("--linear", help="Precision of large matrix products.")] = Linear.DTYPE,
+    dtype: Annotated[
+        Dtype | None, typer.Option("--dtype", help="What is computed in; weights are fp32. [default: the preset's]")
+    ] = None,
+    linear: Annotated[Linear | None, typer.Option("--linear", help="Precision of large matrix products.")] = None,
     dispatch: Annotated[
-        Dispatch, typer.Option("--dispatch", help="Precision of tokens on their way out.")
-    ] = Dispatch.DTYPE,
-    combine: Annotated[
-        Combine, typer.Option("--combine", help="Precision of tokens on their way back.")
-    ] = Combine.DTYPE,
-    recompute: Annotated[Recompute, typer.Option("--recompute", help="Activations computed again.")] = Recompute.NONE,
-    balancing: Annotated[Balancing, typer.Option("--balancing", help="Balancing beside the bias.")] = Balancing.NONE,
-    balance_alpha: Annotated[float, typer.Option("--balance-alpha", min=0, help="Weight of a balancing loss.")] = 0.0,
+        Dispatch | None, typer.Option("--dispatch", help="Precision of tokens on their way out.")
+    ] = None,
+    combine: Annotated[Combine | None, typer.Option("--combine", help="Precision of tokens on their way back.")] = None,
+    recompute: Annotated[Recompute | None, typer.Option("--recompute", help="Activations computed again.")] = None,
+    balancing: Annotated[Balancing | None, typer.Option("--balancing", help="Balancing beside the bias.")] = None,
+    balance_alpha: Annotated[
+        float | None, typer.Option("--balance-alpha", min=0, help="Weight of a balancing loss.")
+    ] = None,
     bias_update_rate: Annotated[
         float | None, typer.Option("--bias-update-rate", min=0, help="Step of the balancing bias; 0 is off.")
     ] = None,
     prediction_depths: Annotated[
-        int, typer.Option("--prediction-depths", min=0, max=8, help="Depths of multi-token prediction.")
-    ] = 0,
+        int | None, typer.Option("--prediction-depths", min=0, max=8, help="Depths of multi-token prediction.")
+    ] = None,
+    data_parallel: Annotated[
+        DataParallel | None,
+        typer.Option(
+            "--data-parallel", help="Average gradients (ddp), or shard weights (fsdp). [default: the preset's]"
+        ),
+    ] = None,
+    redundant_experts: Annotated[
+        int | None,
+        typer.Option("--redundant-experts", min=0, help="Copies of heavy experts in each layer, over all ranks."),
+    ] = None,
+    redundant_experts_interval: Annotated[
+        int | None,
+        typer.Option("--redundant-experts-interval", min=1, help="Steps after which copies are placed anew."),
+    ] = None,
     latency: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--simulated-latency", min=0, max=10, help="Seconds added to each exchange: a slow link, simulated."
         ),
-    ] = 0.0,
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Counted steps. [default: the preset's]")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="[default: the preset's]")] = None,
     text: Annotated[
         Path | None, typer.Option("--text", help="Text to train on. [default: Python's own sources]")
     ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option("--checkpoint-every", min=1, metavar="STEPS", help="Save the training so often.")
+    ] = None,
+    checkpoint_folder: Annotated[
+        Path | None,
+        typer.Option("--checkpoint-folder", help="Where it is saved. [default: checkpoints/SPEC in the data folder]"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", min=0, max=1000, help="Go on so often after a process has died.")
+    ] = 0,
+    collective_timeout: Annotated[
+        float, typer.Option("--collective-timeout", min=1, help="Seconds after which a rank that hangs is given up.")
+    ] = 300.0,
+    profile_steps: Annotated[
+        int, typer.Option("--profile-steps", min=0, help="Steps to trace with torch's profiler, into the data folder.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take, and start nothing.")] = False,
+    write_spec: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-spec", metavar="FILE", help="Write the spec for a launcher on many nodes; start nothing."
+        ),
+    ] = None,
     data: options.Data = Path("tokenstone-data"),
     report: options.Report = None,
     price_per_device_hour: options.PricePerDeviceHour = None,
@@ -119,21 +184,38 @@ def command(
     """
     from cli.documents import training_document  # noqa: PLC0415
     from cli.extras import needs  # noqa: PLC0415
+    from cli.launch import Launch, require_no_launcher  # noqa: PLC0415
     from cli.session import Session, run_session  # noqa: PLC0415
     from cli.site import make_site  # noqa: PLC0415
-    from cli.train_plan import check_memory, demands, make_spec  # noqa: PLC0415
+    from cli.train_demands import demands, too_large  # noqa: PLC0415
+    from cli.train_plan import make_spec  # noqa: PLC0415
 
     spec = make_spec(
-        preset=preset, nproc=nproc, pipeline=pipeline, experts=experts, schedule=schedule.value,
-        micro_batches=micro_batches, overlap=overlap, linear_precision=linear.value, dispatch_precision=dispatch.value,
-        combine_precision=combine.value, recompute=recompute.value, balancing=balancing.value,
+        preset=preset, nproc=nproc, pipeline=pipeline, experts=experts, schedule=schedule and schedule.value,
+        micro_batches=micro_batches, overlap=overlap, dtype=dtype and dtype.value,
+        linear_precision=linear and linear.value, dispatch_precision=dispatch and dispatch.value,
+        combine_precision=combine and combine.value, recompute=recompute and recompute.value, balancing=balancing and balancing.value,
         balance_alpha=balance_alpha, bias_update_rate=bias_update_rate, prediction_depths=prediction_depths,
-        simulated_latency_seconds=latency, steps=steps, seed=seed, text=text,
+        data_parallel=data_parallel and data_parallel.value, redundant_experts=redundant_experts,
+        redundant_experts_interval=redundant_experts_interval, simulated_latency_seconds=latency,
+        steps=steps, seed=seed, text=text,
     )  # fmt: skip
+    if write_spec is not None:
+        from cli.files import write_whole  # noqa: PLC0415
+
+        return write_whole(write_spec, spec.model_dump_json())
     needed = demands(spec)
-    check_memory(needed, hardware)
+    refusal = too_large(needed, hardware)
     if dry_run:
-        return print_json(needed.as_json()) if json else print_pairs(needed.as_text())
+        if json:
+            print_json(needed.as_json())
+        else:
+            print_pairs(needed.as_text())
+    if refusal is not None:
+        raise refusal
+    if dry_run:
+        return None
+    require_no_launcher()
     with needs("workloads"):
         import tokenizers  # noqa: F401, PLC0415  light, unlike torch, and installed along with it
     site = make_site(
@@ -141,8 +223,13 @@ def command(
         price_row=price_row, hardware=hardware, cluster=cluster, threads=threads,
     )  # fmt: skip
 
+    launch = Launch.of(
+        spec, data=data, every=checkpoint_every, folder=checkpoint_folder, resume=resume, max_restarts=max_restarts,
+        collective_timeout=collective_timeout, profile_steps=profile_steps,
+    )  # fmt: skip
+
     def work(session: Session) -> list[str]:
-        return [session.run("train", spec, session.probe(spec.dtype, ranks=nproc))]
+        return [session.run("train", spec, session.probe(spec.dtype, ranks=spec.layout.ranks), launch=launch)]
 
     result = run_session(site, "train", work)
     if json:

@@ -36,7 +36,7 @@ class TokenstoneError(Exception):
     exit_code = 1
     http_status = 500
     slug = "error"
-    retry_after_seconds: int | None = None
+    retry_after_seconds: float | None = None
     """When the same request is worth a second attempt, if it is."""
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:

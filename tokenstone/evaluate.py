@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal, NotRequired, TypedDict
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from tokenstone.cost import Bill, Price, TokenKind, make_bill, output_seconds
 from tokenstone.errors import InvalidValue
 from tokenstone.flops import AttentionCount, mfu, training_flops
-from tokenstone.latency import Latencies, latencies, missed
+from tokenstone.latency import DEFINITIONS, Latencies, latencies, missed
 from tokenstone.ledger import Ledger, inference_ledger, training_ledger
 from tokenstone.roofline import Roofline, find_roofline, scale_up_bytes_per_second
 from tokenstone.run import InferenceSpec, TrainingSpec
@@ -25,7 +27,8 @@ from tokenstone.score.dollar_weighted import dollar_weighted_utilization
 from tokenstone.score.efficiency import efficiency
 from tokenstone.score.factors import factors
 from tokenstone.score.panel import PanelRow, telemetry_rows
-from tokenstone.wire import CollectiveTotal, Facts, InferenceFacts, RunView, TrainingFacts, WindowRow
+from tokenstone.training_detail import TrainingDetail, training_detail
+from tokenstone.wire import ClientLag, CollectiveTotal, Facts, InferenceFacts, RunView, TrainingFacts, WindowRow
 
 SCHEMA_VERSION = 1
 
@@ -36,6 +39,10 @@ REASONS: dict[str, str] = {
     "ledger_residual": "the ledger does not balance: the facts of the run contradict themselves",
     "mixed_hardware": "the run's devices are of different kinds; one limit does not describe them",
     "no_tokens": "no token was counted",
+    "no_iterations": "the endpoint does not tell what its engine did: its busy time stays whole, and there is no score",
+    "devices_unknown": "nobody said on what the endpoint runs: give --devices N (and --hardware NAME) for a bill",
+    "client_saturated": "the load generator could not keep up: it measured itself; use a lower rate or a faster client",
+    "energy_not_bracketed": "the energy readings do not cover the run from before its start to after its end",
 }
 """Validity codes and what they mean."""
 
@@ -79,8 +86,16 @@ class Evaluation(_Row):
     mfu_ratio: float | None = None
     """Training: model FLOPs over the steps alone, against the peak, as papers print it."""
     latencies: Latencies | None = None
+    requests: int | None = None
+    errors: dict[str, int] | None = None
+    """Inference: requests that failed, by what became of them."""
+    output_tokens_per_second: float | None = None
+    """Inference: from the first arrival to the last end, start-up not included."""
     goodput_ratio: float | None = None
     """Inference: requests that met the objective over all requests."""
+    goodput_requests_per_second: float | None = None
+    goodput_tokens_per_second: float | None = None
+    client: ClientLag | None = None
     bill: Bill | None
     input_bill: Bill | None = None
     uncached_input_bill: Bill | None = None
@@ -96,6 +111,8 @@ class Evaluation(_Row):
     exposed_communication_ratio: float
     communication: list[CollectiveTotal] = []
     """Training: waits and bytes by kind of collective."""
+    training: TrainingDetail | None = None
+    """Training: parts of a step, bandwidths, bubble, experts, gradients, memory, restarts."""
     max_violation: float | None = None
     loss_first: float | None = None
     loss_last: float | None = None
@@ -110,6 +127,8 @@ def evaluate(run: RunView, facts: Facts, *, windows: Sequence[WindowRow], price:
     Raises InvalidValue where facts and spec are of different kinds.
     """
     roofline, reasons = find_roofline(run, facts)
+    if isinstance(facts, InferenceFacts):
+        reasons = _serving_reasons(facts, reasons)
     inside = _during(windows, facts)
     if isinstance(facts, TrainingFacts) and isinstance(run.spec, TrainingSpec):
         figures = _training(run.spec, facts, roofline, price)
@@ -127,6 +146,9 @@ def evaluate(run: RunView, facts: Facts, *, windows: Sequence[WindowRow], price:
         price.components if price else None, {row.resource: row.mean_ratio for row in panel}
     )
     joules, joules_reason = _joules_per_token(inside, run, tokens.total)
+    if joules is not None and isinstance(facts, InferenceFacts) and not _bracketed(windows, facts):
+        joules, joules_reason = None, REASONS["energy_not_bracketed"]
+        reasons.append("energy_not_bracketed")
     total = sum(ledger.seconds.values())
     exposed = ledger.seconds.get("exposed_communication", 0.0)
     return Evaluation.model_validate(
@@ -164,10 +186,17 @@ class _Figures(TypedDict):
     mfu_ratio: NotRequired[float | None]
     max_violation: NotRequired[float | None]
     communication: NotRequired[list[CollectiveTotal]]
+    training: NotRequired[TrainingDetail]
     loss_first: NotRequired[float | None]
     loss_last: NotRequired[float | None]
     latencies: NotRequired[Latencies]
+    requests: NotRequired[int]
+    errors: NotRequired[dict[str, int]]
+    output_tokens_per_second: NotRequired[float | None]
     goodput_ratio: NotRequired[float | None]
+    goodput_requests_per_second: NotRequired[float | None]
+    goodput_tokens_per_second: NotRequired[float | None]
+    client: NotRequired[ClientLag | None]
     input_bill: NotRequired[Bill | None]
     uncached_input_bill: NotRequired[Bill | None]
     output_bill: NotRequired[Bill | None]
@@ -195,10 +224,21 @@ def _training(spec: TrainingSpec, facts: TrainingFacts, roofline: Roofline | Non
         "bill": _bill(ledger, ledger.seconds, facts.tokens, "trained", price),
         "max_violation": facts.max_violation,
         "communication": facts.communication,
+        "training": training_detail(spec, facts),
         "loss_first": facts.loss_first,
         "loss_last": facts.loss_last,
         "conventions": [flops.convention, "tokens of counted steps only; warm-up is start-up"],
     }
+
+
+def _serving_reasons(facts: InferenceFacts, reasons: list[str]) -> list[str]:
+    """What makes the figures of serving invalid; an endpoint that tells no iterations needs no peak."""
+    found = list(reasons) if facts.iterations_known else []
+    if not facts.devices_known:
+        found.append("devices_unknown")
+    if facts.client is not None and facts.client.saturated:
+        found.append("client_saturated")
+    return found
 
 
 def _inference(spec: InferenceSpec, facts: InferenceFacts, roofline: Roofline | None, price: Price | None) -> _Figures:
@@ -209,23 +249,64 @@ def _inference(spec: InferenceSpec, facts: InferenceFacts, roofline: Roofline | 
     good = sum(n for n, is_late in zip(columns.output_tokens, late, strict=True) if not is_late)
     prefill, decode = ledger.input_seconds or {}, output_seconds(ledger)
     split = "unknown" if ledger.prefill_ratio is None else f"{ledger.prefill_ratio:.1%} prefill"
+    seconds = _serving_seconds(facts)
+    aimed = spec.objective is not None
+
+    def bill(parts: dict[str, float], tokens: int, kind: TokenKind) -> Bill | None:
+        return _bill(ledger, parts, tokens, kind, price) if facts.devices_known else None
+
     return {
         "ledger": ledger,
         "tokens": Tokens(input=read, cached_input=cached, output=written, output_within_objective=good),
-        "latencies": latencies(columns),
-        "goodput_ratio": 1 - sum(late) / len(late) if late and spec.objective else None,
-        "bill": _bill(ledger, ledger.seconds, read + written, "input and output", price),
-        "input_bill": _bill(ledger, prefill, read, "input", price),
-        "uncached_input_bill": _bill(ledger, prefill, read - cached, "uncached input", price),
-        "output_bill": _bill(ledger, decode, written, "output", price),
-        "goodput_bill": _bill(ledger, decode, good, "output within the objective", price) if spec.objective else None,
+        "latencies": latencies(columns, facts.inter_token),
+        "requests": len(late),
+        "errors": dict(Counter(error for error in columns.error if error is not None)),
+        "output_tokens_per_second": written / seconds if seconds else None,
+        "goodput_ratio": 1 - sum(late) / len(late) if late and aimed else None,
+        "goodput_requests_per_second": (len(late) - sum(late)) / seconds if seconds and aimed else None,
+        "goodput_tokens_per_second": good / seconds if seconds and aimed else None,
+        "client": facts.client,
+        "bill": bill(ledger.seconds, read + written, "input and output"),
+        "input_bill": bill(prefill, read, "input"),
+        "uncached_input_bill": bill(prefill, read - cached, "uncached input"),
+        "output_bill": bill(decode, written, "output"),
+        "goodput_bill": bill(decode, good, "output within the objective") if aimed else None,
         "conventions": [
             "ideal per engine iteration = max(FLOPs / peak, bytes / bandwidth); bytes are activated weights once, "
             "cache read and written",
-            f"cost split between input and output by measured time of prefill and decode ({split})",
-            "TTFT from arrival; TPOT = (E2E - TTFT) / (n - 1); percentiles over the requests of this one run",
+            f"cost split between input and output by measured time of prefill and decode ({split})"
+            if facts.iterations_known
+            else f"cost split between input and output by the requests' own time before and after the first token "
+            f"({split}), queueing included, because the endpoint does not tell its iterations",
+            *(f"{name}: {meaning}" for name, meaning in DEFINITIONS.items()),
         ],
     }
+
+
+def _serving_seconds(facts: InferenceFacts) -> float | None:
+    """From the first arrival to the last end; None where nothing ended."""
+    ends = [end for end in facts.requests.end_seconds if end is not None]
+    span = max(ends) - min(facts.requests.arrival_seconds) if ends else 0.0
+    return span if span > 0 else None
+
+
+_SAMPLE_GAP_SECONDS = 3.0
+"""Longest gap between the run's edge and a reading of energy (InferenceX takes 3 s too)."""
+
+
+def _bracketed(windows: Sequence[WindowRow], facts: InferenceFacts) -> bool:
+    """Whether each device's energy readings reach both ends of the run."""
+    start, end = facts.started_unix_seconds, facts.started_unix_seconds + facts.allocated_seconds
+    spans: dict[tuple[str, str], tuple[float, float]] = {}
+    for w in windows:
+        if w.metric == "accel_energy_joules_total" and w.delta is not None:
+            first, last = spans.get((w.node, w.device), (math.inf, -math.inf))
+            spans[(w.node, w.device)] = (
+                min(first, w.start_unix_seconds),
+                max(last, w.start_unix_seconds + w.duration_seconds),
+            )
+    slack = _SAMPLE_GAP_SECONDS
+    return all(first <= start + slack and last >= end - slack for first, last in spans.values())
 
 
 def _during(windows: Sequence[WindowRow], facts: Facts) -> list[WindowRow]:

@@ -178,40 +178,50 @@ def inference_work(
     dtype: str,
     prefill: Sequence[tuple[int, int]] = (),
     decode_contexts: Sequence[int] = (),
+    decode_tokens: Sequence[int] | None = None,
     activated_experts: int | None = None,
+    sampled: int | None = None,
 ) -> Work:
-    """FLOPs and bytes of one engine iteration.
+    """FLOPs and bytes of one engine iteration, at the least.
 
-    `prefill`: (new tokens, tokens already cached) of each sequence that prefills; `decode_contexts`: the context,
-    new token included, of each sequence that decodes one token; `activated_experts`: routed experts touched,
-    summed over layers, where it was measured (else the most that the batch can touch).
+    `prefill`: (new tokens, tokens already cached) of each sequence that prefills, so a cached prefix costs a read and
+    no weights' FLOPs; `decode_contexts`: the context, new tokens included, of each sequence that decodes;
+    `decode_tokens`: tokens that each of them gained, 1 but for accepted speculation (rejected guesses are no work);
+    `activated_experts`: routed experts touched, summed over layers, where it was measured (else the most that the
+    batch can touch); `sampled`: tokens drawn, where some prompts have not reached their end (else one of each prompt,
+    and `decode_tokens`).
 
-    FLOPs: 2 per active parameter and token, the output head only for tokens that are sampled from; attention
-    causal in prefill, and in decode over the whole context (absorbed, over the latent, where attention is latent).
+    FLOPs: 2 per active parameter and token, the output head only for tokens that are sampled from; attention causal
+    in prefill, however it is cut into pieces (expanding cached latents again is an engine's choice, not work), and in
+    decode over the whole context (absorbed, over the latent, where attention is latent).
     Bytes: activated weights once, the cache of the context read once, that of the new tokens written once.
     """
     size = dtype_bytes(dtype)
     p = count_parameters(model)
-    new_tokens = sum(new for new, _ in prefill) + len(decode_contexts)
+    gained = [1] * len(decode_contexts) if decode_tokens is None else decode_tokens
+    new_tokens = sum(new for new, _ in prefill) + sum(gained)
     if not new_tokens:
         return Work(0.0, 0.0)
-    sampled = len(prefill) + len(decode_contexts)
-    flops = 2.0 * (p.active - p.output_head) * new_tokens + 2.0 * p.output_head * sampled
-
+    drawn = len(prefill) + sum(gained) if sampled is None else sampled
+    flops = 2.0 * (p.active - p.output_head) * new_tokens + 2.0 * p.output_head * drawn
     a = model.attention
     expanded = 2.0 * model.layers * a.heads * (a.query_key_dim + a.value_dim)
     absorbed = expanded
     if isinstance(a, LatentAttention):
         absorbed = 2.0 * model.layers * a.heads * (a.cached_values_per_token + a.kv_rank)
     flops += expanded * sum(new * cached + new * (new + 1) / 2 for new, cached in prefill)
-    flops += absorbed * sum(decode_contexts)
+    flops += absorbed * sum(
+        tokens * context - tokens * (tokens - 1) / 2 for context, tokens in zip(decode_contexts, gained, strict=True)
+    )
 
-    weights = p.attention + p.dense_ffn + p.shared_experts + p.router + p.output_head + model.dim * new_tokens
+    weights = p.attention + p.dense_ffn + p.shared_experts + p.router + model.dim * new_tokens
+    weights += p.output_head if drawn else 0
     if model.experts is not None:
         most = model.expert_layers * min(model.experts.routed, model.experts.active * new_tokens)
         touched = most if activated_experts is None else activated_experts
         weights += touched * (p.routed_experts // (model.expert_layers * model.experts.routed))
-    context_read = sum(cached for _, cached in prefill) + sum(context - 1 for context in decode_contexts)
+    context_read = sum(cached for _, cached in prefill)
+    context_read += sum(context - tokens for context, tokens in zip(decode_contexts, gained, strict=True))
     kv = kv_bytes_per_token(model, dtype) * (context_read + new_tokens)
     return Work(flops, weights * size + kv)
 

@@ -142,6 +142,8 @@ def inference_ledger(facts: InferenceFacts, missed: Sequence[bool], roofline: Ro
     rest, model time divides into `preemption` (tokens computed again), `ideal` = max(FLOPs/peak, bytes/bandwidth)
     and `kernel_inefficiency`. Between iterations a device waits for requests (`queue_idle`) or for the host.
     """
+    if not facts.iterations_known:
+        return _ledger_of_requests(facts, missed)
     devices = facts.device_count
     parts = _Parts()
     for iteration in _iterations(facts):
@@ -166,6 +168,39 @@ def inference_ledger(facts: InferenceFacts, missed: Sequence[bool], roofline: Ro
         "inference", facts.allocated_seconds * devices,
         {name: seconds * devices for name, seconds in total.items()}, reasons,
         input_seconds={name: seconds * devices for name, seconds in prefill.items()}, prefill_ratio=ratio,
+    )  # fmt: skip
+
+
+def _ledger_of_requests(facts: InferenceFacts, missed: Sequence[bool]) -> Ledger:
+    """Ledger of an endpoint whose iterations are unknown: busy while a request was there, and `compute` stays whole.
+
+    `slo_miss` is the share of the busy time that the tokens of missed requests are of all tokens. What was busy is
+    divided between input and output as requests spent their own time: up to the first token, and after it.
+    """
+    requests, devices = facts.requests, facts.device_count
+    present = math.fsum(end - start for start, end in _merged(_presence(facts)))
+    served = facts.allocated_seconds - facts.startup_seconds
+    busy = min(present, served)
+    weights = [read + written for read, written in zip(requests.input_tokens, requests.output_tokens, strict=True)]
+    all_tokens = sum(weights)
+    share = sum(w for w, late in zip(weights, missed, strict=True) if late) / all_tokens if all_tokens else 0.0
+    seconds = {
+        "compute": busy * (1.0 - share),
+        "queue_idle": served - busy,
+        "slo_miss": busy * share,
+        "startup": facts.startup_seconds,
+    }
+    reading = writing = 0.0
+    times = zip(requests.arrival_seconds, requests.first_token_seconds, requests.end_seconds, strict=True)
+    for arrival, first, end in times:
+        if first is not None and end is not None:
+            reading += first - arrival
+            writing += end - first
+    ratio = reading / (reading + writing) if reading + writing > 0 else None
+    return _closed(
+        "inference", facts.allocated_seconds * devices,
+        {name: value * devices for name, value in seconds.items()}, ["no_iterations"],
+        input_seconds={name: value * devices * (ratio or 0.0) for name, value in seconds.items()}, prefill_ratio=ratio,
     )  # fmt: skip
 
 

@@ -178,8 +178,15 @@ CPU_SMALL = ModelShape(
     experts=Experts(routed=16, shared=1, active=2, dim=128, groups=4, active_groups=2),
 )  # fmt: skip
 
+MOE_16B = ModelShape(
+    name="moe-16b", layers=27, dim=2048, vocabulary=102400, ffn_dim=10944,
+    attention=LatentAttention(heads=16, query_rank=None, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128),
+    experts=Experts(routed=64, shared=2, active=6, dim=1408, dense_layers=1),
+)  # fmt: skip
+"""The shape of DeepSeek-V2-Lite: arXiv 2405.04434, appendix B.1."""
+
 MODELS: dict[str, ModelShape] = {
-    shape.name: shape for shape in (DEEPSEEK_V3, LLAMA_3_1_8B, LLAMA_3_1_70B, CPU_TINY, CPU_SMALL)
+    shape.name: shape for shape in (DEEPSEEK_V3, LLAMA_3_1_8B, LLAMA_3_1_70B, MOE_16B, CPU_TINY, CPU_SMALL)
 }
 
 

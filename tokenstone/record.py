@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import get_args
 
@@ -113,6 +113,15 @@ class Recorder:
         """Add an interval measured elsewhere (a device event), in seconds since the allocation began."""
         with self._lock:
             self._intervals.append(Interval(start, end, name))
+
+    @property
+    def latest(self) -> Phase:
+        """The phase that closed last. Raises IndexError before the first has."""
+        return self._phases[-1]
+
+    def take_over(self, earlier: Iterable[Phase]) -> None:
+        """Put the phases of a process that has died before those of this one, which goes on in its place."""
+        self._phases[:0] = earlier
 
     def finish(self) -> DevicePhases:
         """Return the phases so far, in order."""

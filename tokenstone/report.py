@@ -148,8 +148,18 @@ def _headlines(evaluation: Evaluation) -> list[Headline]:
             Headline(title="TTFT p95", value=_number(ttft.p95 if ttft else None, "{:.3f}"), unit="s"),
             Headline(title="TPOT p95", value=_number(tpot.p95 * 1000 if tpot else None, "{:.1f}"), unit="ms"),
             Headline(title="Goodput", value=_number(evaluation.goodput_ratio, "{:.0%}"), unit="of requests"),
+            Headline(
+                title="Errors",
+                value=f"{sum((evaluation.errors or {}).values()):,}",
+                unit="requests",
+                note=_errors(evaluation),
+            ),
         ]
     return rows
+
+
+def _errors(evaluation: Evaluation) -> str:
+    return ", ".join(f"{kind} {number:,}" for kind, number in sorted((evaluation.errors or {}).items()))
 
 
 def _number(value: float | None, form: str) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tokenstone.errors import Conflict
 from tokenstone.model import ModelShape
@@ -75,6 +75,8 @@ class TrainingLayout(_Spec):
     micro_batches: Positive = 1
     overlap: bool = True
     """Whether DualPipeV runs the forward of one micro-batch with the backward of another at the same time."""
+    data_parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Ranks with the same layers average their gradients, or shard the weights (FSDP2)."""
 
     @property
     def ranks(self) -> int:
@@ -106,8 +108,16 @@ class TrainingSpec(_Spec):
     recompute: Literal["none", "cheap", "blocks"] = "none"
     prediction_depths: Annotated[int, Field(ge=0, le=8)] = 0
     """Depths of multi-token prediction; 0 is none."""
+    redundant_experts: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Copies of experts in each layer, placed by load over the ranks that share the experts (EPLB); 0 is none."""
+    redundant_experts_interval: Positive = 10
+    """Steps after which the copies are placed anew."""
     simulated_latency_seconds: Annotated[float, Field(ge=0, le=10)] = 0.0
     """A link made slower on purpose: each exchange of tokens takes that much longer."""
+    link_bits_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Rate to which the link between ranks is limited; None is as fast as it is."""
+    link_simulated: bool = False
+    """Whether the limit is only a wait in each exchange of tokens, for want of a network that can be limited."""
     layout: TrainingLayout = TrainingLayout()
     data: str = "python-stdlib"
     seed: int = 0
@@ -119,25 +129,89 @@ class TrainingSpec(_Spec):
 
 
 class Objective(_Spec):
-    """Latency objective of serving: a request that misses either does not count as goodput."""
+    """Latency objective of serving: a request that misses any of its limits does not count as goodput."""
 
-    ttft_seconds: Annotated[float, Field(gt=0)]
-    tpot_seconds: Annotated[float, Field(gt=0)]
+    ttft_seconds: Annotated[float, Field(gt=0)] | None = None
+    tpot_seconds: Annotated[float, Field(gt=0)] | None = None
+    e2e_seconds: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.ttft_seconds is None and self.tpot_seconds is None and self.e2e_seconds is None:
+            raise ValueError("an objective has at least one of ttft, tpot and e2e")
+        return self
+
+
+class Lengths(_Spec):
+    """How long requests are, in tokens: every one the same, or drawn from a log-normal distribution and cut off."""
+
+    name: str = Field(default="fixed", max_length=100)
+    input_tokens: Positive
+    """Median; the prompt as sent, shared prefix included."""
+    output_tokens: Positive
+    """Median."""
+    input_sigma: Annotated[float, Field(ge=0, le=4)] = 0.0
+    """Standard deviation of the logarithm; 0 is no spread."""
+    output_sigma: Annotated[float, Field(ge=0, le=4)] = 0.0
+    input_limit: Positive = 2**20
+    output_limit: Positive = 2**20
+
+
+class Traffic(_Spec):
+    """How requests arrive and what they share.
+
+    `closed`: `concurrency` clients, each of which asks again once it has its answer. `poisson` and `gamma`: an open
+    loop of `rate` requests a second, whose gaps have the coefficient of variation 1 and 1 / sqrt(`burstiness`).
+    `trace`: at the instants of a file.
+    """
+
+    arrival: Literal["closed", "poisson", "gamma", "trace"] = "closed"
+    concurrency: Positive = 1
+    rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    burstiness: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Shape of the gamma distribution of gaps: 1 is Poisson, below 1 comes in bursts."""
+    lengths: Lengths | None = None
+    """Default: the spec's input and output tokens, every request the same."""
+    shared_prefix_tokens: Annotated[int, Field(ge=0, le=2**20)] = 0
+    """Tokens at the beginning of each prompt that all requests of its group share."""
+    prefix_groups: Positive = 1
+    group_size: Positive = 1
+    """Requests with the very same prompt: roll-outs of one task in reinforcement learning."""
+    turns: Positive = 1
+    """Requests of one conversation; each sends all that was said before."""
+    trace_sha256: str = Field(default="", max_length=64)
 
 
 class InferenceSpec(_Spec):
-    """A piece of serving: model, precision, requests, batch, objective, seed."""
+    """A piece of serving: model, precision, requests, batch, traffic, objective, seed."""
 
     kind: Literal["inference"] = "inference"
     preset: str = Field(max_length=100)
-    model: ModelShape
+    model: ModelShape | None
+    """None for an endpoint, whose shape is not known."""
+    endpoint_model: str = Field(default="", max_length=200)
+    """The name under which an endpoint serves; empty for the reference engine."""
     dtype: str
     requests: Positive
     input_tokens: Positive
     output_tokens: Positive
     max_batch: Positive
+    """Sequences that the reference engine decodes at once."""
+    traffic: Traffic | None = None
+    """Default: a closed loop of `max_batch` clients."""
     objective: Objective | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     seed: int = 0
+
+    @property
+    def arrivals(self) -> Traffic:
+        """The traffic, the default spelled out."""
+        return self.traffic or Traffic(concurrency=self.max_batch)
+
+    @property
+    def lengths(self) -> Lengths:
+        """The lengths, the default spelled out."""
+        return self.arrivals.lengths or Lengths(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
 
 
 WorkloadSpec = Annotated[TrainingSpec | InferenceSpec, Field(discriminator="kind")]

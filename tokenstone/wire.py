@@ -28,6 +28,7 @@ UnixSeconds = Annotated[float, Field(ge=0, le=1e11)]
 Whole = Annotated[int, Field(ge=0, le=2**53)]
 """Whole numbers as far as every reader of JSON holds them exactly."""
 Tokens = Whole
+Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class WireModel(BaseModel):
@@ -198,6 +199,61 @@ class CollectiveTotal(WireModel):
     seconds: Seconds
     """Waited, whether or not something computed meanwhile."""
     sent_bytes: Whole
+    buffer_bytes: Whole = 0
+    """What the collectives were called with, each rank's own share included: NCCL's S, whose algbw is S / time."""
+    transfer_seconds: Seconds = 0.0
+    """`seconds` without the wait for slower ranks, as far as that could be told apart."""
+
+
+Part = Literal[
+    "data", "forward", "backward", "backward_input", "backward_weight", "optimizer", "dispatch", "combine",
+    "gradient_reduction", "pipeline_wait", "other_communication", "other_work",
+]  # fmt: skip
+"""Parts of a training step. `backward` is a whole one; schedules that split it have the other two."""
+
+
+class StepColumns(WireModel):
+    """Counted steps as columns: entry i of each is step i."""
+
+    duration_seconds: list[Seconds] = Field(max_length=200_000)
+    """The mean over the ranks, as `part_seconds`."""
+    loss: list[float]
+    gradient_norm: list[Amount]
+    """Of the whole model, before clipping."""
+    max_violation: list[Amount]
+    """MaxVio of this step's batch in the largest layer."""
+    part_seconds: dict[Part, list[Seconds]]
+    """Mean over the ranks. Where two threads work at once, more than the step took."""
+
+    @model_validator(mode="after")
+    def _columns_are_even(self) -> Self:
+        steps = len(self.duration_seconds)
+        for column in (self.loss, self.gradient_norm, self.max_violation, *self.part_seconds.values()):
+            if len(column) != steps:
+                raise ValueError(f"a column has {len(column)} entries, duration_seconds {steps}")
+        return self
+
+
+class RankFigures(WireModel):
+    """One rank over the counted steps."""
+
+    device: Name
+    part_seconds: dict[Part, Seconds]
+    wait_seconds: Seconds
+    """Waited for other ranks, for whatever reason and whether or not something computed meanwhile."""
+    busy_seconds: Seconds
+    """At least one of its threads was in an action of the pipeline schedule, exchanges of experts included."""
+    peak_memory_bytes: Whole
+
+
+class OperandFigures(WireModel):
+    """What FP8 quantisation met, of one kind of operand, in the steps in which it was counted."""
+
+    operand: Literal["activation", "weight", "gradient"]
+    amax: Amount
+    """Largest magnitude before quantisation, of all ranks."""
+    underflow_ratio: Annotated[float, Field(ge=0, le=1)] | None
+    """Share of the values that were not zero and became zero."""
 
 
 class TrainingFacts(WireModel):
@@ -217,8 +273,28 @@ class TrainingFacts(WireModel):
     loss_last: float | None = None
     max_violation: Amount | None = None
     """MaxVio over the counted steps: (largest expert load - mean) / mean, the largest layer (arXiv 2408.15664)."""
+    steps: StepColumns | None = None
+    ranks: list[RankFigures] = Field(default_factory=list, max_length=100_000)
+    expert_load: list[list[Whole]] = Field(default_factory=list, max_length=10_000)
+    """Tokens of the counted steps that each expert got, layer by layer."""
+    schedule_seconds: Seconds | None = None
+    """From the beginning of a step until its last rank has done its last action, over the counted steps; None
+    without a pipeline. Of it, a rank's bubble is what it was not busy."""
+    fp8: list[OperandFigures] = Field(default_factory=list, max_length=3)
+    restarts: Whole = 0
+    """How often the training went on after its processes had died."""
+    lost_steps: Whole = 0
+    """Steps that were done again after that."""
+    failed_checkpoints: Whole = 0
+    """Checkpoints that could not be written, after which the training went on."""
     probe: Probe | None = None
     provenance: dict[str, Text] = Field(default_factory=dict, max_length=50)
+
+
+_OPTIONAL_COLUMNS = frozenset(
+    {"scheduler_seconds", "sampler_seconds", "detokenizer_seconds", "activated_experts", "drafted_tokens",
+     "accepted_tokens", "cache_used_ratio", "preemptions"}
+)  # fmt: skip
 
 
 class Iterations(WireModel):
@@ -237,12 +313,25 @@ class Iterations(WireModel):
     requests: list[list[Annotated[int, Field(ge=0)]]] = Field(default_factory=list)
     """Indices into the run's requests: who took part."""
     request_tokens: list[list[Tokens]] = Field(default_factory=list)
-    """Tokens that each of them had prefilled or decoded here."""
+    """Tokens that each of them had prefilled or decoded here; guesses that proved wrong are none."""
+    # What an engine may also tell: a whole column, or an empty one.
+    scheduler_seconds: list[Seconds] = Field(default_factory=list)
+    """Parts of the host seconds, as the next two."""
+    sampler_seconds: list[Seconds] = Field(default_factory=list)
+    detokenizer_seconds: list[Seconds] = Field(default_factory=list)
+    activated_experts: list[Whole] = Field(default_factory=list)
+    """Experts that had at least one of these tokens, summed over layers."""
+    drafted_tokens: list[Tokens] = Field(default_factory=list)
+    """Guesses that were checked (speculative decoding), and those of them that proved right."""
+    accepted_tokens: list[Tokens] = Field(default_factory=list)
+    cache_used_ratio: list[Ratio] = Field(default_factory=list)
+    """Pages of the cache that requests hold, of all pages."""
+    preemptions: list[Whole] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _columns_are_even(self) -> Self:
         lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
-        if len(set(lengths.values())) > 1:
+        if len({length for name, length in lengths.items() if length or name not in _OPTIONAL_COLUMNS}) > 1:
             raise ValueError(f"columns differ in length: {lengths}")
         for members, tokens in zip(self.requests, self.request_tokens, strict=True):
             if len(members) != len(tokens):
@@ -250,22 +339,73 @@ class Iterations(WireModel):
         return self
 
 
+class Histogram(WireModel):
+    """Many durations in little room: bucket i holds what lies between `growth`^(i-1) and `growth`^i seconds.
+
+    A percentile read from it is wrong by half a bucket at most: 0.5 %.
+    """
+
+    growth: Annotated[float, Field(gt=1, le=2)] = 1.01
+    buckets: dict[int, Annotated[int, Field(gt=0)]] = Field(default_factory=dict, max_length=10_000)
+    sum_seconds: Seconds = 0.0
+
+
+RequestError = Literal[
+    "connect", "timeout", "rate_limited", "wrong_model", "context_exceeded", "refused", "server_error", "closed",
+    "malformed", "empty", "stopped",
+]  # fmt: skip
+"""What became of a request that failed:
+
+`connect` nobody answers there · `timeout` no answer in time · `rate_limited` 429 · `wrong_model` the endpoint does not
+serve that model · `context_exceeded` longer than the model's context · `refused` another 4xx · `server_error` 5xx ·
+`closed` the stream ended before the answer did · `malformed` not the protocol · `empty` an answer without a token ·
+`stopped` under way or not yet sent when the whole run was ended.
+"""
+
+
 class RequestTimes(WireModel):
     """Requests as columns; times from the start of the allocation. None where a request never got so far."""
 
     arrival_seconds: list[Seconds] = Field(default_factory=list, max_length=500_000)
+    """When the request was due, whether or not the client could send it then."""
     first_token_seconds: list[Seconds | None] = Field(default_factory=list)
     end_seconds: list[Seconds | None] = Field(default_factory=list)
+    """The last token, or the moment at which the request failed."""
     input_tokens: list[Tokens] = Field(default_factory=list)
     cached_input_tokens: list[Tokens] = Field(default_factory=list)
     output_tokens: list[Tokens] = Field(default_factory=list)
+    error: list[RequestError | None] = Field(default_factory=list)
+    """Why a request failed; empty where none did."""
 
     @model_validator(mode="after")
     def _columns_are_even(self) -> Self:
         lengths = {name: len(getattr(self, name)) for name in type(self).model_fields}
+        if not self.error:
+            del lengths["error"]
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns differ in length: {lengths}")
         return self
+
+    @property
+    def failed(self) -> list[bool]:
+        """Whether each request failed."""
+        return [error is not None for error in self.error] if self.error else [False] * len(self.arrival_seconds)
+
+
+class ClientLag(WireModel):
+    """How late the load generator itself was; a client that cannot keep up measures itself."""
+
+    send_p99_seconds: Seconds
+    """From the scheduled instant of a request to its first byte on the way."""
+    loop_p99_seconds: Seconds
+    """How late the client's event loop woke up: the error of every instant it took."""
+    limit_seconds: Seconds
+    """Above this the client counts as saturated."""
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the client was too slow for the load it was to make."""
+        return max(self.send_p99_seconds, self.loop_p99_seconds) > self.limit_seconds
 
 
 class InferenceFacts(WireModel):
@@ -280,7 +420,16 @@ class InferenceFacts(WireModel):
     startup_seconds: Seconds
     """Init, load, compile and warm-up, per device."""
     iterations: Iterations
+    iterations_known: bool = True
+    """False for an endpoint that does not tell what its engine did."""
+    devices_known: bool = True
+    """False where nobody said on how many devices an endpoint runs."""
     requests: RequestTimes
+    inter_token: Histogram | None = None
+    """Gaps between the tokens of every request (ITL)."""
+    client: ClientLag | None = None
+    expert_load: list[list[Whole]] | None = None
+    """Tokens of each expert of each expert layer, start-up included; None where it was not counted."""
     probe: Probe | None = None
     provenance: dict[str, Text] = Field(default_factory=dict, max_length=50)
 

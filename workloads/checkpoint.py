@@ -14,6 +14,7 @@ from tokenstone.errors import InvalidFile
 from tokenstone.model import ModelShape
 from workloads.files import whole_file
 from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
 
 _FORMAT = "tokenstone-moe-1"
 _HINT = "write one with a training run"
@@ -28,11 +29,13 @@ class Checkpoint:
     tokenizer: Tokenizer
     data: str
     data_sha256: str
+    prediction: MultiTokenPrediction | None = None
+    """The further heads that the model was trained with, on which speculative decoding rests."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path`. Raises NotWritable."""
-    content = {
+    content: dict[str, object] = {
         "format": _FORMAT,
         "shape": checkpoint.shape.model_dump_json(),
         "tokenizer": checkpoint.tokenizer.to_str(),
@@ -40,6 +43,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "data_sha256": checkpoint.data_sha256,
         "weights": checkpoint.model.state_dict(),
     }
+    if checkpoint.prediction is not None:
+        content["prediction_depths"] = len(checkpoint.prediction.depths)
+        content["prediction_weights"] = checkpoint.prediction.state_dict()
     # Opened here, since torch's own opening turns a missing folder into a RuntimeError.
     with whole_file(path) as temporary, temporary.open("wb") as file:
         try:
@@ -58,7 +64,11 @@ def load(path: Path) -> Checkpoint:
         model = MoeModel(shape)
         model.load_state_dict(content["weights"])
         tokenizer = Tokenizer.from_str(content["tokenizer"])
-        return Checkpoint(model, shape, tokenizer, content["data"], content["data_sha256"])
+        prediction = None
+        if "prediction_depths" in content:
+            prediction = MultiTokenPrediction(shape, depths=content["prediction_depths"])
+            prediction.load_state_dict(content["prediction_weights"])
+        return Checkpoint(model, shape, tokenizer, content["data"], content["data_sha256"], prediction)
     except OSError as error:
         raise InvalidFile(f"cannot be read: {error.strerror or error}", where=str(path)) from error
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, RuntimeError, ValidationError) as error:

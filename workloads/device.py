@@ -30,10 +30,17 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def require_fp32(dtype: str) -> None:
-    """Raise unless the reference model runs in `dtype`: fp32, so far the only one."""
+    """Raise unless the reference model serves in `dtype`: fp32, so far the only one."""
     torch_dtype(dtype)
     if dtype != "fp32":
         raise InvalidValue(f"the reference model does not run in {dtype}", where="dtype", hint="use fp32")
+
+
+def require_training_dtype(dtype: str) -> None:
+    """Raise unless the reference model trains in `dtype`: fp32, or bf16 over fp32 weights."""
+    torch_dtype(dtype)
+    if dtype not in {"fp32", "bf16"}:
+        raise InvalidValue(f"the reference model does not train in {dtype}", where="dtype", hint="use fp32 or bf16")
 
 
 @dataclass(frozen=True, slots=True)

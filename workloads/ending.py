@@ -24,6 +24,11 @@ def end_on_signals() -> None:
     _in_thread(lambda: _end(128 + signal.sigwait(_SIGNALS)))
 
 
+def end_in_order() -> None:
+    """For a server that handles signals itself: take them, also where the parent has blocked them for its children."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
 def end_with_stdin() -> None:
     """End, with 1, when stdin is closed: a parent that holds its other end takes this process along."""
 
@@ -32,6 +37,20 @@ def end_with_stdin() -> None:
             while os.read(0, 4096):
                 pass
         _end(1)
+
+    _in_thread(wait)
+
+
+def ask_with_stdin() -> None:
+    """Send ourselves SIGTERM when stdin is closed: for a server, which ends what is under way first."""
+
+    def wait() -> NoReturn:
+        with suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+        raise AssertionError("the signal ends the process")
 
     _in_thread(wait)
 

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def progress(self, done: int, total: int, **figures: float) -> None:
         """`done` of `total` steps or requests; `figures` such as tokens_per_second and loss."""
 
+    def warning(self, text: str) -> None:
+        """Something went wrong, and the work goes on."""
+
 
 class Silent:
     """A listener who does nothing."""
@@ -26,9 +29,12 @@ class Silent:
     def progress(self, done: int, total: int, **figures: float) -> None:
         """Ignore it."""
 
+    def warning(self, text: str) -> None:
+        """Ignore it."""
+
 
 class JsonLines:
-    """Writes events to `stream`: {"event": "phase" | "progress" | "done" | "error", ...}."""
+    """Writes events to `stream`: {"event": "phase" | "progress" | "warning" | "done" | "error", ...}."""
 
     def __init__(self, stream: IO[str], *, shortest_interval_seconds: float = 0.1) -> None:
         self._stream = stream
@@ -46,6 +52,12 @@ class JsonLines:
             self._last = now
             self.event("progress", done=done, total=total, **{name: round(v, 4) for name, v in figures.items()})
 
+    def warning(self, text: str) -> None:
+        """Say that something went wrong."""
+        self.event("warning", what=text)
+
     def event(self, kind: str, **fields: object) -> None:
         """Write one line."""
-        print(json.dumps({"event": kind, **fields}), file=self._stream, flush=True)
+        # In one piece: ranks share a stream, and torchrun starts them unbuffered, where print writes the end apart.
+        self._stream.write(json.dumps({"event": kind, **fields}) + "\n")
+        self._stream.flush()

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import pickle
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+import tokenizers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 
-from tokenstone.errors import InvalidFile, InvalidValue
+from tokenstone.errors import InvalidFile, InvalidValue, NotWritable
+from workloads.files import whole_file
+
+if TYPE_CHECKING:  # the load generator reads the corpus too, and needs no torch for it
+    from torch import Tensor
 
 STANDARD_LIBRARY = "python-stdlib"
 CORPUS_BYTES = 2_000_000
@@ -33,6 +39,14 @@ class Corpus:
     name: str
     text: str
     sha256: str
+
+
+class PreparedText(NamedTuple):
+    """A corpus, the tokenizer that was trained on it, and its tokens."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    tokens_N: Tensor
 
 
 def load_corpus(data: str) -> Corpus:
@@ -84,8 +98,35 @@ def train_tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 
 def encode(corpus: Corpus, tokenizer: Tokenizer) -> Tensor:
     """The whole corpus as tokens, int64."""
+    import torch  # noqa: PLC0415
+
     encoded = tokenizer.encode_batch(_chunks(corpus.text))
     return torch.tensor([token for chunk in encoded for token in chunk.ids], dtype=torch.int64)
+
+
+def prepare_text(data: str, vocabulary: int, cache: Path | None = None) -> PreparedText:
+    """Read the corpus, train a tokenizer on it and encode it; or find tokenizer and tokens in the folder `cache`.
+
+    What is cached is named after everything that it depends on. A cache that cannot be read or written is no error.
+    Raises InvalidFile for an unusable corpus, InvalidValue for a vocabulary of fewer than 256 words.
+    """
+    corpus = load_corpus(data)
+    key = f"tokens-{corpus.sha256[:24]}-{vocabulary}-{tokenizers.__version__}.pt"
+    path = None if cache is None else cache / key
+    import torch  # noqa: PLC0415
+
+    if path is not None and path.is_file():
+        with suppress(OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
+            cached = torch.load(path, weights_only=True)
+            return PreparedText(corpus, Tokenizer.from_str(cached["tokenizer"]), cached["tokens"])
+    tokenizer = train_tokenizer(corpus, vocabulary)
+    prepared = PreparedText(corpus, tokenizer, encode(corpus, tokenizer))
+    if path is not None:
+        with suppress(OSError, NotWritable):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as temporary, temporary.open("wb") as file:
+                torch.save({"tokenizer": tokenizer.to_str(), "tokens": prepared.tokens_N}, file)
+    return prepared
 
 
 def _chunks(text: str) -> list[str]:
@@ -94,6 +135,8 @@ def _chunks(text: str) -> list[str]:
 
 def random_windows(tokens_N: Tensor, count: int, length: int, *, seed: int) -> Tensor:
     """`count` stretches of `length` consecutive tokens from random places, (count, length)."""
+    import torch  # noqa: PLC0415
+
     places = len(tokens_N) - length + 1
     if places < 1:
         raise InvalidFile(

@@ -129,14 +129,30 @@ def _workload(spec: TrainingSpec | InferenceSpec) -> str:
             f"{count(spec.sequence_length)} tokens after {count(spec.warm_up_steps)} of warm-up, {spec.dtype}, "
             f"{spec.data}, seed {spec.seed}"
         )
+    lengths = spec.lengths
+    read, written = count(lengths.input_tokens), count(lengths.output_tokens)
+    drawn = "" if lengths.name == "fixed" else f" ({lengths.name}, medians)"
     return (
-        f"{spec.preset}: {count(spec.requests)} requests of {count(spec.input_tokens)} tokens in and "
-        f"{count(spec.output_tokens)} out, at most {count(spec.max_batch)} at once, {spec.dtype}, seed {spec.seed}"
+        f"{spec.preset}: {count(spec.requests)} requests of {read} tokens in and {written} out{drawn}, "
+        f"{_arrivals(spec)}, {spec.dtype}, seed {spec.seed}"
     )
 
 
+def _arrivals(spec: InferenceSpec) -> str:
+    traffic = spec.arrivals
+    if traffic.arrival == "closed":
+        return f"{count(traffic.concurrency)} at once"
+    if traffic.arrival == "trace":
+        return f"arriving as in the trace {traffic.trace_sha256[:12]}"
+    kind = "Poisson" if traffic.arrival == "poisson" else f"gamma, burstiness {traffic.burstiness:g}"
+    return f"{traffic.rate:g} a second ({kind})"
+
+
 def _model(spec: TrainingSpec | InferenceSpec) -> str:
-    model, experts = spec.model, spec.model.experts
+    model = spec.model
+    if model is None:
+        return f"{spec.endpoint_model} on an endpoint, shape not known" if isinstance(spec, InferenceSpec) else ""
+    experts = model.experts
     text = f"{model.name}: {count(model.layers)} layers, width {count(model.dim)}, {model.attention.kind} attention"
     if experts is None:
         return f"{text}, dense"
@@ -186,20 +202,30 @@ def _latencies(section: Section) -> list[LatencyRow]:
     if waits is None or not isinstance(spec, InferenceSpec):
         return []
     goal = spec.objective
-    first, each = (goal.ttft_seconds, goal.tpot_seconds) if goal else (None, None)
+    first, each, whole = (goal.ttft_seconds, goal.tpot_seconds, goal.e2e_seconds) if goal else (None, None, None)
     return [
         _latency("TTFT", "time to first token", waits.ttft_seconds, "s", 1, first),
         _latency("TPOT", "time per output token after the first", waits.tpot_seconds, "ms", 1e3, each),
-        _latency("E2E", "from arrival to the last token", waits.e2e_seconds, "s", 1, None),
+        _latency(
+            "ITL",
+            "gap between two tokens, all gaps",
+            waits.itl_seconds,
+            "ms",
+            1e3,
+            None,
+            absent="the run reported no gaps",
+        ),
+        _latency("E2E", "from arrival to the last token", waits.e2e_seconds, "s", 1, whole),
     ]
 
 
 def _latency(
-    name: str, meaning: str, found: Percentiles | None, unit: str, scale: float, limit: float | None
-) -> LatencyRow:
+    name: str, meaning: str, found: Percentiles | None, unit: str, scale: float, limit: float | None,
+    absent: str = "no request got so far",
+) -> LatencyRow:  # fmt: skip
     objective = "" if limit is None else f"≤ {limit * scale:,.4g} {unit}"
     if found is None:
-        return LatencyRow(name, meaning, unit, [], objective, "no request got so far")
+        return LatencyRow(name, meaning, unit, [], objective, absent)
     values = [value * scale for value in (found.p50, found.p90, found.p95, found.p99)]
     places = decimals(max(values), digits=3)
     cells = [count(found.count), *(fixed(value, places) for value in values)]

@@ -115,26 +115,46 @@ def _dump(store: Store, target: Path, progress: Progress) -> None:
 
 
 def _load(store: Store, file: Path, progress: Progress) -> None:
-    command = ["pg_restore", "--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error"]
-    _run(store, [*command, str(file)], progress, None)
+    """All in one transaction: the tables that are there go, those of the backup come.
 
-
-def _run(store: Store, command: list[str], progress: Progress, growing: Path | None) -> None:
-    """Run a program of PostgreSQL's. The password goes by the environment, where `ps` shows it to nobody."""
-    program = shutil.which(command[0])
-    if program is None:
-        raise MissingTool(
-            f"{command[0]} is not installed",
-            where=store.where,
-            hint="install PostgreSQL's client programs of the server's version (Debian: postgresql-client), or use "
-            "what your database's operators use",
-        )
-    url = store.url.set(drivername="postgresql")
-    environment = {**os.environ, **({"PGPASSWORD": str(url.password)} if url.password else {})}
-    address = url._replace(password=None).render_as_string(hide_password=False)
-    process = subprocess.Popen(
-        [program, f"--dbname={address}", *command[1:]], env=environment, stderr=subprocess.PIPE, text=True
+    pg_restore's own --clean cannot drop the keys of partitions, so the tables are dropped by name.
+    """
+    _run(store, ["pg_restore", "--list", str(file)], lambda *_: None, None, connects=False)
+    names = ", ".join(f'"{name}"' for name in store.table_names())
+    drop = f"DROP TABLE IF EXISTS {names} CASCADE;\n" if names else ""
+    restoring = subprocess.Popen(
+        [_program(store, "pg_restore"), "--no-owner", "--file=-", str(file)], stdout=subprocess.PIPE
     )
+    address, environment = _address(store)
+    options = ["--quiet", "--no-psqlrc", "--single-transaction", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]
+    loading = subprocess.Popen(
+        [_program(store, "psql"), f"--dbname={address}", *options],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+    )  # fmt: skip
+    done = 0
+    with restoring, loading:
+        assert restoring.stdout is not None  # noqa: S101  asked for above
+        assert loading.stdin is not None  # noqa: S101
+        try:
+            loading.stdin.write(drop.encode())
+            while part := restoring.stdout.read(1 << 20):
+                loading.stdin.write(part)
+                done += len(part)
+                progress(done, None)
+            if restoring.wait():
+                loading.kill()  # what came is not all, and the end of its input would make it commit
+        except BrokenPipeError:
+            restoring.kill()  # psql has ended with an error, and says which
+        _, said = loading.communicate()
+    if loading.returncode or restoring.returncode:
+        raise _failure(store, "the restore", said.decode(errors="replace"), loading.returncode)
+
+
+def _run(store: Store, command: list[str], progress: Progress, growing: Path | None, *, connects: bool = True) -> None:
+    """Run a program of PostgreSQL's."""
+    address, environment = _address(store)
+    arguments = [_program(store, command[0]), *([f"--dbname={address}"] if connects else []), *command[1:]]
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         while process.poll() is None:
             progress(growing.stat().st_size if growing is not None and growing.exists() else 0, None)
@@ -144,5 +164,28 @@ def _run(store: Store, command: list[str], progress: Progress, growing: Path | N
         process.kill()
         process.wait()
     if process.returncode:
-        reason = said.strip().splitlines()[0] if said.strip() else f"exit code {process.returncode}"
-        raise OperationError(f"{command[0]} failed: {reason}", where=store.where, hint="nothing was changed")
+        raise _failure(store, command[0], said, process.returncode)
+
+
+def _program(store: Store, name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise MissingTool(
+            f"{name} is not installed",
+            where=store.where,
+            hint="install PostgreSQL's client programs of the server's version (Debian: postgresql-client), or use "
+            "what your database's operators use",
+        )
+    return found
+
+
+def _address(store: Store) -> tuple[str, dict[str, str]]:
+    """URL and environment for a program; the password goes by the environment, where `ps` shows it to nobody."""
+    url = store.url.set(drivername="postgresql")
+    environment = {**os.environ, **({"PGPASSWORD": str(url.password)} if url.password else {})}
+    return url._replace(password=None).render_as_string(hide_password=False), environment
+
+
+def _failure(store: Store, what: str, said: str, code: int) -> OperationError:
+    reason = " / ".join(said.strip().splitlines()[:2]) or f"exit code {code}"
+    return OperationError(f"{what} failed: {reason}", where=store.where, hint="nothing was changed")

@@ -10,7 +10,7 @@ from cli.doctor.finding import Finding, Node
 EXTRAS: dict[str, tuple[str, ...]] = {
     "agent": ("nvidia-ml-py", "prometheus-client"),
     "service": ("fastapi", "uvicorn", "sqlalchemy", "alembic", "jinja2"),
-    "workloads": ("torch", "numpy", "tokenizers"),
+    "workloads": ("torch", "numpy", "tokenizers", "aiohttp", "fastapi", "uvicorn"),
 }
 
 

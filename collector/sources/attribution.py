@@ -18,6 +18,7 @@ from collector.sources.kubernetes import PodResources
 from tokenstone.sample import Absence, DeviceInfo, Reading, labels
 
 EVERY_SECONDS = 10.0
+_FIRST_LOOKS = 30
 _MOST_JOBS = 256
 _MOST_RANKS = 1024
 _ALLOCATED, _IDLE = "accel_allocated_ratio", "accel_allocated_idle_ratio"
@@ -38,11 +39,15 @@ class AttributionSource(Source):
     def __init__(self, root: Path, accelerators: Callable[[], Iterable[Parts]]) -> None:
         self._root, self._accelerators = root, accelerators
         self._pods = PodResources(root)
+        self._looks = _FIRST_LOOKS
 
     def read(self) -> Parts:
         """Read who holds what. A node without Slurm's files and without a kubelet is no failure."""
         found = list(self._accelerators())
         devices = [device for parts in found for device in parts.devices]
+        # Drivers are slower to answer than files: at the start, look again soon.
+        self._looks = max(self._looks - 1, 0)
+        self.every_seconds = EVERY_SECONDS if devices or not self._looks else 0.0
         environments = [(cgroup, list(read_environments(self._root, cgroup.path))) for cgroup in find_jobs(self._root)]
         jobs, why = self._jobs(environments)
         if jobs is None:

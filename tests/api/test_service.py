@@ -1,6 +1,5 @@
 """The service as a process, and its client."""
 
-import itertools
 import signal
 import socket
 import threading
@@ -105,42 +104,6 @@ def test_a_signal_ends_the_service_in_order(service, batch, packed, number):
     _, url = service()
     with Client(url) as client:
         assert client.push_windows(packed(batch())).status == "duplicate"
-
-
-@pytest.mark.slow
-def test_a_killed_service_has_lost_nothing_that_it_acknowledged(service, big_batch, packed):
-    """Killed three times in the midst of ingest: every acknowledged batch is there, once."""
-    rows, acknowledged, sequence = 50, [], itertools.count()
-
-    def push_until_killed(url: str, process) -> None:
-        before = len(acknowledged)
-        with Client(url) as client:
-            while True:
-                number = next(sequence)
-                batch = packed(big_batch(rows, start=1.7e9 + number * rows, sequence=number))
-                try:
-                    client.push_windows(batch)
-                except ServiceUnreachable:
-                    return
-                acknowledged.append(number)
-                if len(acknowledged) == before + 20:
-                    threading.Thread(target=process.kill).start()
-
-    for _ in range(3):
-        process, url = service()
-        push_until_killed(url, process)
-        process.wait(10)
-    assert len(acknowledged) >= 60
-    _, url = service()
-    with Client(url) as client:
-        starts = [row.start_unix_seconds for row in client.windows()]
-        answers = [
-            client.push_windows(packed(big_batch(rows, start=1.7e9 + n * rows, sequence=n))) for n in acknowledged
-        ]
-    assert {answer.status for answer in answers} == {"duplicate"}
-    assert len(set(starts)) == len(starts)
-    assert {1.7e9 + n * rows + i for n in acknowledged for i in range(rows)} <= set(starts)
-    assert len(starts) % rows == 0  # no batch by halves
 
 
 def test_many_clients_at_once(service, big_batch, packed):

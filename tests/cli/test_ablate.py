@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.ablate_plan import TECHNIQUES, base_spec, in_order, plan
+from cli import slow_link
+from cli.ablate_plan import TECHNIQUES, base_spec, in_order, parse_rate, plan
 from cli.ablate_result import summarise
 from cli.ablate_view import document, print_table
 from cli.main import main
@@ -49,16 +50,16 @@ def flat(document, prefix=""):
 # --- the plan
 
 
-@pytest.mark.parametrize("preset", TRAINING)
+@pytest.mark.parametrize("preset", ["cpu-tiny", "cpu-small"])
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_the_two_sides_differ_in_the_technique_and_nothing_else(preset, name):
     [technique] = plan(base(preset), [name])
     off, on = (dict(flat(spec.model_dump())) for spec in (technique.off, technique.on))
     assert {key for key in off if off[key] != on[key]} == CHANGES[name]
-    assert technique.off.steps == 10
+    assert technique.off.steps == (10 if technique.off.layout.ranks > 1 else 40)
 
 
-@pytest.mark.parametrize("preset", TRAINING)
+@pytest.mark.parametrize("preset", ["cpu-tiny", "cpu-small"])
 @pytest.mark.parametrize("side", ["off", "on"])
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_every_training_of_the_plan_can_be_laid_out(preset, name, side):
@@ -218,7 +219,7 @@ def test_the_table_in_a_narrow_terminal():
 def test_without_a_price_costs_are_device_seconds_and_with_few_runs_it_says_what_to_do():
     text = printed(ablation(["fp8"], FOUR, repetitions=1, price=None))
     assert "1 run a side" in text
-    assert "981.4" in text  # 5.025 s for 5,120 tokens
+    assert "245.4" in text  # 5.025 s for 20,480 tokens
     assert "$" not in text
     assert "--runs 4" in text
     assert "--price-per-device-hour" in " ".join(text.split())
@@ -278,3 +279,42 @@ def test_balancing_is_compared_for_real(tmp_path):
     assert row["off"]["usd_per_million_tokens"] > 0
     assert row["off"]["max_violation"] > 0
     assert "balancing on 1/1: done" in done.stderr
+
+
+def test_a_limited_link_is_part_of_what_is_compared() -> None:
+    wide = base_spec(TRAINING["cpu-tiny"], 5)
+    slow = base_spec(TRAINING["cpu-tiny"], 5, link_bits_per_second=parse_rate("200mbit"), link_simulated=False)
+    [plain], [limited] = plan(wide, ["fp8-dispatch"]), plan(slow, ["fp8-dispatch"])
+    assert limited.off.link_bits_per_second == limited.on.link_bits_per_second == 2e8
+    assert limited.off.spec_id != plain.off.spec_id
+    assert "200 Mbit/s (loopback limited by tc)" in limited.conditions
+    [alone] = plan(slow, ["balancing"])
+    assert alone.on.link_bits_per_second is None
+    assert "Mbit" not in alone.conditions
+    [simulated] = plan(base_spec(TRAINING["cpu-tiny"], 5, link_bits_per_second=1e9, link_simulated=True), ["overlap"])
+    assert "1000 Mbit/s (simulated" in simulated.conditions
+
+
+@pytest.mark.parametrize("text", ["200", "0mbit", "fast", "-1mbit", "1 tbit"])
+def test_a_rate_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValue, match="200mbit"):
+        parse_rate(text)
+
+
+def test_runs_on_one_rank_are_longer() -> None:
+    techniques = {technique.name: technique for technique in plan(base_spec(TRAINING["cpu-tiny"], 5))}
+    assert techniques["balancing"].on.steps == techniques["balancing"].off.steps == 4 * techniques["schedule"].on.steps
+
+
+def test_a_slow_loopback_is_limited_and_goes_away() -> None:
+    if (reason := slow_link.why_not()) is not None:
+        pytest.skip(reason)
+    with slow_link.slow_loopback(2e8) as launcher:
+        shown = subprocess.run(
+            [*launcher, "tc", "qdisc", "show", "dev", "lo"], check=True, capture_output=True, text=True
+        )
+        assert "tbf" in shown.stdout
+        assert "rate 200Mbit" in shown.stdout
+        name = launcher[-1]
+    left = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    assert name not in left

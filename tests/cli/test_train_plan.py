@@ -1,8 +1,20 @@
 """What `tokenstone train` takes and refuses, before anything is started."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
+
+from cli.launch import Launch, require_no_launcher
+from cli.train_demands import demands
+from cli.train_plan import make_spec
+from tokenstone.errors import InvalidValue, UsageError
+from tokenstone.run import TrainingSpec
+from workloads.moe.model import MoeModel
+from workloads.presets import TRAINING
+from workloads.training.parallel.schedules import schedule_kind
+from workloads.training.parallel.stages import cut
 
 
 @pytest.fixture
@@ -24,7 +36,8 @@ def weighed(dry_run):
 def test_one_rank_holds_all_and_sends_nothing(weighed):
     alone = weighed("--preset", "cpu-small")
     assert alone["parameters_per_device"] == alone["parameters_total"] == 8_470_528
-    assert alone["memory_bytes_per_device"] == 8_470_528 * 16
+    assert alone["state_bytes_per_device"] == 8_470_528 * 16
+    assert alone["memory_bytes_per_device"] == alone["state_bytes_per_device"] + alone["activation_bytes_per_device"]
     assert alone["expert_exchange_bytes_per_step"] == alone["pipeline_bytes_per_step"] == 0
     assert alone["gradient_bytes_per_step"] == 0
 
@@ -54,7 +67,9 @@ def test_fp8_dispatch_sends_about_a_quarter_on_the_way_out(weighed):
         (["--nproc", "2", "--pipeline", "2", "--schedule", "DualPipeV", "--micro-batches", "2"], "4 micro-batches"),
         (["--preset", "cpu-tiny", "--nproc", "2", "--pipeline", "2", "--schedule", "ZBVZeroBubble"], "2 layers"),
         (["--nproc", "2", "--micro-batches", "4"], "--micro-batches"),
-        (["--nproc", "2", "--prediction-depths", "1"], "--prediction-depths"),
+        (["--nproc", "2", "--pipeline", "2", "--data-parallel", "fsdp"], "--data-parallel"),
+        (["--nproc", "2", "--redundant-experts", "3"], "--redundant-experts"),
+        (["--redundant-experts", "2"], "--redundant-experts"),
         (["--balancing", "sequence"], "--balance-alpha"),
         (["--text", "no-such-file.txt"], "no-such-file.txt"),
         (["--schedule", "GPipe"], "--schedule"),
@@ -69,15 +84,103 @@ def test_what_cannot_work_is_one_line_and_exit_code_2(dry_run, arguments, says):
     assert err.count("\n") == 1
 
 
-def test_what_cannot_fit_is_refused(monkeypatch):
-    from cli.train_plan import check_memory, demands, make_spec  # noqa: PLC0415
-    from tokenstone.errors import InvalidValue  # noqa: PLC0415
-    from tokenstone.model import DEEPSEEK_V3  # noqa: PLC0415
+def test_every_preset_is_weighed_and_what_cannot_fit_is_refused(dry_run):
+    fits = {}
+    for preset in TRAINING:
+        code, out, err = dry_run("--preset", preset, "--hardware", "h100-sxm", "--json")
+        weighed = json.loads(out)  # printed even where it does not fit
+        assert weighed["ranks"] == TRAINING[preset].layout.ranks
+        fits[preset] = code == 0
+        assert fits[preset] == (weighed["memory_bytes_per_device"] <= 80e9)
+        if not fits[preset]:
+            assert code == 2
+            assert "do not fit in the 80.0 GB of a h100-sxm" in err
+            assert err.count("\n") == 1
+    assert fits == {
+        "cpu-tiny": True, "cpu-small": True, "gpu-1": False, "gpu-1-80gb": True, "gpu-8": True, "deepseek-v3": False,
+    }  # fmt: skip
 
-    base = dict.fromkeys(("steps", "seed", "bias_update_rate", "text", "experts", "micro_batches"))
-    small = make_spec(preset="cpu-small", nproc=1, pipeline=1, schedule="1F1B", overlap=True, **base)
-    check_memory(demands(small), "h100-sxm")
-    with pytest.raises(InvalidValue, match=r"do not fit in the 80.0 GB of a h100-sxm"):
-        check_memory(demands(small.model_copy(update={"model": DEEPSEEK_V3})), "h100-sxm")
-    with pytest.raises(InvalidValue, match="this host"):
-        check_memory(demands(small.model_copy(update={"model": DEEPSEEK_V3})), None)
+
+def test_without_hardware_what_the_host_cannot_hold_is_refused(dry_run):
+    code, _, err = dry_run("--preset", "deepseek-v3")
+    assert code == 2
+    assert "of this host" in err
+
+
+def test_deepseek_v3_is_weighed_as_published(weighed):
+    document = weighed("--preset", "deepseek-v3", "--hardware", "h200-sxm")
+    assert document["parameters_total"] == pytest.approx(671.0e9, rel=1e-3)
+    assert document["parameters_active"] == pytest.approx(36.5e9, rel=1e-2)
+    assert document["flops_per_token"] == pytest.approx(249.8e9, rel=1e-3)
+    assert document["tokens_per_step"] == 15360 * 4096
+
+
+@pytest.mark.parametrize("schedule", ["1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV"])
+def test_the_fullest_device_holds_what_the_workload_would_give_it(schedule):
+    """Against the stages and experts that the workload cuts, with real modules on the meta device."""
+    spec = make_spec(preset="cpu-small", nproc=4, pipeline=2, schedule=schedule, micro_batches=4, batch_sequences=8)
+    with torch.device("meta"):
+        model = MoeModel(spec.model)
+    count = 2 if schedule == "1F1B" else 4
+    held = []
+    for rank in range(2):
+        parameters = 0
+        for stage in schedule_kind(schedule).stages_of(rank, 2):
+            for name, parameter in cut(model, stage, count).named_parameters():
+                if parameter.ndim > 1:  # norms' gains are not counted
+                    parameters += parameter.numel() // (2 if ".routed." in name else 1)
+        held.append(parameters)
+    assert demands(spec).parameters_per_device == max(held)
+
+
+def test_recomputation_saves_activations_and_micro_batches_divide_them():
+    def activations(**changes):
+        return demands(make_spec(preset="gpu-1-80gb", **changes)).activation_bytes_per_device
+
+    assert activations(recompute="none") > activations(recompute="cheap") > activations(recompute="blocks")
+    assert activations(micro_batches=2) == activations() / 2
+
+
+def test_a_preset_keeps_its_layout_unless_asked(monkeypatch):
+    assert make_spec(preset="gpu-8") == TRAINING["gpu-8"]
+    four = make_spec(preset="gpu-8", nproc=4)
+    assert (four.layout.experts, four.layout.schedule) == (4, "DualPipeV")
+    assert make_spec(preset="gpu-1", nproc=8).layout.experts == 8
+    assert make_spec(preset="gpu-8", linear_precision=None).dispatch_precision == "fp8"
+
+
+def launch(**changes):
+    given = {"every": None, "folder": None, "resume": False, "max_restarts": 0}
+    return Launch.of(
+        TRAINING["cpu-tiny"], data=Path("data"), collective_timeout=300, profile_steps=0, **(given | changes)
+    )
+
+
+def test_checkpoints_are_kept_apart_by_spec_and_only_where_wanted():
+    assert "--checkpoint-folder" not in launch().arguments
+    arguments = launch(every=10, max_restarts=2).arguments
+    assert str(Path("data/checkpoints").absolute() / TRAINING["cpu-tiny"].spec_id) in arguments
+    assert launch(resume=True).arguments[-1] == "--resume"
+    with pytest.raises(InvalidValue, match="--checkpoint-folder"):
+        launch(folder=Path("somewhere"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [({"RANK": "0", "WORLD_SIZE": "4"}, "WORLD_SIZE"), ({"SLURM_PROCID": "1", "SLURM_NTASKS": "8"}, "SLURM_NTASKS")],
+)
+def test_started_by_a_launcher_the_command_says_what_to_start_instead(environment, says):
+    with pytest.raises(UsageError, match=says) as refusal:
+        require_no_launcher(environment)
+    assert "workloads.main" in refusal.value.hint
+    require_no_launcher({"RANK": "0", "WORLD_SIZE": "1"})
+    require_no_launcher({})
+
+
+def test_a_launcher_on_many_nodes_gets_its_spec_as_a_file(tokenstone, tmp_path):
+    path = tmp_path / "spec.json"
+    assert tokenstone("train", "--preset", "deepseek-v3", "--write-spec", str(path)) == (0, "", "")
+    assert TrainingSpec.model_validate_json(path.read_bytes()) == TRAINING["deepseek-v3"]
+    code, _, err = tokenstone("train", "--write-spec", str(tmp_path / "nowhere" / "spec.json"))
+    assert code == 1
+    assert "nowhere" in err

@@ -50,7 +50,7 @@ def fetch(url):
         return None
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=40):
     """Return what `condition` returns once it is true; the last that it returned after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:

@@ -134,3 +134,24 @@ def test_a_chunked_prefill_does_the_same_attention():
         CPU_SMALL, dtype="fp32", prefill=[(40, 60)]
     )
     assert two.flops - one.flops == pytest.approx(2 * CPU_SMALL.vocabulary * CPU_SMALL.dim)
+
+
+def test_accepted_guesses_are_the_flops_of_as_many_steps_and_read_the_cache_once() -> None:
+    together = inference_work(
+        CPU_SMALL, dtype="fp32", decode_contexts=[102], decode_tokens=[2], activated_experts=10
+    )  # fmt: skip
+    one, other = (
+        inference_work(CPU_SMALL, dtype="fp32", decode_contexts=[context], activated_experts=10)
+        for context in (101, 102)
+    )  # fmt: skip
+    assert together.flops == one.flops + other.flops
+    weights = inference_work(CPU_SMALL, dtype="fp32", decode_contexts=[1], activated_experts=10).bytes
+    kv = kv_bytes_per_token(CPU_SMALL, "fp32")
+    assert together.bytes == weights + 101 * kv + 4 * CPU_SMALL.dim  # one more embedding, 102 latents in all
+
+
+def test_a_piece_of_a_prompt_that_does_not_end_it_needs_no_head() -> None:
+    piece = inference_work(CPU_SMALL, dtype="fp32", prefill=[(60, 0)], sampled=0)
+    whole = inference_work(CPU_SMALL, dtype="fp32", prefill=[(60, 0)])
+    head = CPU_SMALL.vocabulary * CPU_SMALL.dim
+    assert (whole.flops - piece.flops, whole.bytes - piece.bytes) == (2 * head, 4 * head)

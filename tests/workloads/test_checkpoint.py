@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from workloads import checkpoint as checkpoints
 from workloads.checkpoint import Checkpoint
 from workloads.files import require_writable, whole_file
 from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
 
 
 def trained(tokenizer: Tokenizer) -> Checkpoint:
@@ -36,6 +38,15 @@ def test_round_trip(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert loaded.tokenizer.to_str() == tokenizer.to_str()
     assert (loaded.shape, loaded.data, loaded.data_sha256) == (CPU_TINY, "python-stdlib", "ab" * 32)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_further_heads_come_back_too(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    prediction = MultiTokenPrediction(CPU_TINY, depths=2, seed=4)
+    checkpoints.save(tmp_path / "model.pt", replace(trained(tokenizer), prediction=prediction))
+    loaded = checkpoints.load(tmp_path / "model.pt").prediction
+    assert loaded is not None
+    for name, tensor in prediction.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "other", "absent", "folder"])

@@ -107,7 +107,7 @@ def test_a_failure_is_one_line_and_no_facts(short_text: str, tmp_path: Path) -> 
     spec.write_text(training_spec("cpu-tiny").model_copy(update=changes).model_dump_json())
     code, events, errors = run("train", "--spec", spec, "--out", out, "--threads", 1)
     assert (code, errors) == (1, "")
-    assert "loss became" in events[-1]["what"]
+    assert " became nan at step" in events[-1]["what"]
     assert "learning rate" in events[-1]["hint"]
     assert not out.exists()
 

@@ -8,8 +8,6 @@ import torch
 from tokenstone.errors import InvalidValue
 from tokenstone.flops import count_parameters
 from tokenstone.model import CPU_SMALL, CPU_TINY, DEEPSEEK_V3, LLAMA_3_1_8B, LatentAttention, ModelShape
-from workloads.device import Device
-from workloads.inference.cache import LatentCache
 from workloads.moe.attention import rotary_angles, rotate
 from workloads.moe.config import MoeConfig
 from workloads.moe.model import MoeModel
@@ -23,6 +21,25 @@ DENSE_FIRST = CPU_TINY.model_copy(
     }
 )
 """Everything that the presets leave out: a dense layer, no query rank, values as wide as keys, shared experts."""
+
+
+class Contiguous:
+    """The plainest cache (workloads.moe.attention.Cache): sequence i of `length` tokens in slot i."""
+
+    def __init__(self, model: MoeModel, *, slots: int, length: int) -> None:
+        width = model.config.attention.cached_values_per_token
+        self.latents = torch.zeros(model.config.layers, slots, length, width)
+        self.visible_BTS: torch.Tensor | None = None
+
+    def view(self, slots: list[int], cached: list[int], new: int) -> Contiguous:
+        self.slots_B1, self.context = torch.tensor(slots)[:, None], max(cached) + new
+        self.positions_BT = torch.tensor(cached)[:, None] + torch.arange(new)
+        self.visible_BTS = torch.arange(self.context) <= self.positions_BT[..., None] if any(cached) else None
+        return self
+
+    def extend(self, layer: int, latents_BTM: torch.Tensor) -> torch.Tensor:
+        self.latents[layer][self.slots_B1, self.positions_BT] = latents_BTM
+        return self.latents[layer][self.slots_B1[:, 0], : self.context]
 
 
 def model_and_tokens(shape: ModelShape) -> tuple[MoeModel, torch.Tensor]:
@@ -44,11 +61,9 @@ def test_built_model_has_the_parameters_that_are_counted(shape: ModelShape) -> N
 
 @pytest.mark.parametrize("shape", [CPU_TINY, DENSE_FIRST], ids=["tiny", "dense-first"])
 @pytest.mark.parametrize("chunks", [[1] * 21, [13] + [1] * 8, [5, 7, 9]], ids=["one", "prefill", "chunks"])
-def test_absorbed_decode_gives_the_logits_of_the_full_forward(
-    shape: ModelShape, chunks: list[int], device: Device
-) -> None:
+def test_absorbed_decode_gives_the_logits_of_the_full_forward(shape: ModelShape, chunks: list[int]) -> None:
     model, ids = model_and_tokens(shape)
-    cache = LatentCache(model.config, slots=4, length=21, device=device)
+    cache = Contiguous(model, slots=4, length=21)
     slots = [2, 0, 3]
     with torch.inference_mode():
         full = model(ids)
@@ -60,9 +75,9 @@ def test_absorbed_decode_gives_the_logits_of_the_full_forward(
             torch.testing.assert_close(logits, full[:, done - 1], rtol=1e-4, atol=1e-4)
 
 
-def test_sequences_of_different_lengths_decode_together(device: Device) -> None:
+def test_sequences_of_different_lengths_decode_together() -> None:
     model, ids = model_and_tokens(CPU_TINY)
-    cache = LatentCache(model.config, slots=3, length=21, device=device)
+    cache = Contiguous(model, slots=3, length=21)
     lengths = [4, 11, 20]
     with torch.inference_mode():
         full = model(ids)

@@ -14,13 +14,15 @@ rotary part of a query or key, V value, C latent, M = C + R what is cached of a 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from workloads.moe.causal import causal_attention
 from workloads.moe.config import MoeConfig
+from workloads.moe.fused import RMSNorm
 
 
 class Cache(Protocol):
@@ -44,10 +46,30 @@ def rotary_angles(positions_BT: Tensor, rope_dim: int, theta: float) -> tuple[Te
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Turn neighbouring pairs (x0, x1), (x2, x3), ... of the last dimension. `rope` broadcasts against the pairs."""
-    cosine, sine = rope
-    even, odd = x[..., 0::2], x[..., 1::2]
-    turned = torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    turned: Tensor = _Rotate.apply(x, *rope)  # type: ignore[no-untyped-call]
+    return turned
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _turn(x, cosine, sine)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _turn(gradients[0], cosine, -sine), None, None
+
+
+def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """As products of complex numbers: one pass over the rows, where halves with strides take six."""
+    real = x.to(torch.promote_types(x.dtype, cosine.dtype))  # there are no complex numbers of 16 bits
+    pairs = torch.view_as_complex(real.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.complex(cosine, sine)).flatten(-2).to(x.dtype)
 
 
 class LatentAttention(nn.Module):
@@ -62,12 +84,12 @@ class LatentAttention(nn.Module):
         self.query_down: nn.Module = nn.Identity()
         if a.query_rank is not None:
             self.query_down = nn.Sequential(
-                nn.Linear(config.dim, a.query_rank, bias=False), nn.RMSNorm(a.query_rank, config.norm_epsilon)
+                nn.Linear(config.dim, a.query_rank, bias=False), RMSNorm(a.query_rank, config.norm_epsilon)
             )
             query_in = a.query_rank
         self.query_up = nn.Linear(query_in, a.heads * a.query_key_dim, bias=False)
         self.latent_down = nn.Linear(config.dim, a.cached_values_per_token, bias=False)
-        self.latent_norm = nn.RMSNorm(a.kv_rank, config.norm_epsilon)
+        self.latent_norm = RMSNorm(a.kv_rank, config.norm_epsilon)
         self.latent_up = nn.Linear(a.kv_rank, a.heads * (a.nope_dim + a.value_dim), bias=False)
         self.output = nn.Linear(a.heads * a.value_dim, config.dim, bias=False)
 
@@ -98,12 +120,10 @@ class LatentAttention(nn.Module):
         c_BTC, key_BTR = latents_BTM.split((a.kv_rank, a.rope_dim), dim=-1)
         kv = self.latent_up(c_BTC).unflatten(-1, (a.heads, a.nope_dim + a.value_dim))
         k_nope_BTHN, v_BTHV = kv.split((a.nope_dim, a.value_dim), dim=-1)
-        k_rope_BTHR = key_BTR[:, :, None, :].expand(-1, -1, a.heads, -1)
-        q = torch.cat((q_nope_BTHN, q_rope_BTHR), dim=-1).transpose(1, 2)
-        k = torch.cat((k_nope_BTHN, k_rope_BTHR), dim=-1).transpose(1, 2)
-        # torch's fused kernels want values as wide as keys; the zeros are cut off again below.
-        v = F.pad(v_BTHV, (0, max(0, a.query_key_dim - a.value_dim))).transpose(1, 2)
-        o_BHTV = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)[..., : a.value_dim]
+        k_rope_BHTR = key_BTR[:, None].expand(-1, a.heads, -1, -1)
+        q_BHTX = torch.cat((q_nope_BTHN.transpose(1, 2), q_rope_BTHR.transpose(1, 2)), dim=-1)
+        k_BHTX = torch.cat((k_nope_BTHN.transpose(1, 2), k_rope_BHTR), dim=-1)
+        o_BHTV = causal_attention(q_BHTX, k_BHTX, v_BTHV.transpose(1, 2), self.scale)
         return self._project(o_BHTV.transpose(1, 2))
 
     def _absorbed(self, q_nope_BTHN: Tensor, q_rope_BTHR: Tensor, context_BSM: Tensor, visible_BTS: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workloads.moe.config import MoeConfig
+from workloads.moe.fused import combine_rows, spread_rows, swiglu
 from workloads.moe.router import Router, Routing
 
 Multiply = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -38,12 +39,6 @@ def choose_multiply(x_Pi: Tensor, weights_Eio: Tensor) -> Multiply:
     row_bytes = [size * x_Pi.element_size() for size in (x_Pi.shape[-1], weights_Eio.shape[-1])]
     possible = x_Pi.dtype != torch.float64 and not any(size % 16 for size in row_bytes)
     return grouped_multiply if possible else looped_multiply
-
-
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) · up of a projection that holds both side by side."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
 
 
 class FeedForward(nn.Module):
@@ -74,16 +69,19 @@ class RoutedExperts(nn.Module):
         """Sort by expert, multiply, put back in order, add up with the router's weights."""
         active = routing.experts_LK.shape[1]
         order_P = routing.experts_LK.flatten().argsort(stable=True)
-        x_PD = x_LD.index_select(0, order_P // active)
-        y_PD = self._apply_experts(x_PD, routing.load_E)
-        position_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(len(order_P), device=order_P.device))
-        y_LKD = y_PD.index_select(0, position_P).unflatten(0, (-1, active))
-        y_LD: Tensor = (y_LKD * routing.weights_LK[..., None].to(y_LKD.dtype)).sum(dim=1)
-        return y_LD
+        token_P = order_P // active
+        pairs_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(len(order_P), device=order_P.device))
+        pairs_LK = pairs_P.view_as(routing.experts_LK)
+        y_PD = self._apply_experts(spread_rows(x_LD, token_P, pairs_LK), routing.load_E)
+        return combine_rows(y_PD, routing.weights_LK, token_P, pairs_LK)
 
     def _apply_experts(self, x_PD: Tensor, load_E: Tensor) -> Tensor:
-        multiply = self.multiply or choose_multiply(x_PD, self.gate_up_EDF)
-        return multiply(swiglu(multiply(x_PD, self.gate_up_EDF, load_E)), self.down_EFD, load_E)
+        gate_up_EDF, down_EFD = self._weights()
+        multiply = self.multiply or choose_multiply(x_PD, gate_up_EDF)
+        return multiply(swiglu(multiply(x_PD, gate_up_EDF, load_E)), down_EFD, load_E)
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        return self.gate_up_EDF, self.down_EFD
 
 
 class MixtureOfExperts(nn.Module):

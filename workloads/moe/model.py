@@ -12,6 +12,7 @@ from tokenstone.model import ModelShape
 from workloads.moe.attention import Cache, LatentAttention, rotary_angles
 from workloads.moe.config import MoeConfig
 from workloads.moe.experts import FeedForward, MixtureOfExperts
+from workloads.moe.fused import RMSNorm
 from workloads.moe.router import Router
 
 
@@ -21,9 +22,9 @@ class Block(nn.Module):
     def __init__(self, config: MoeConfig, layer: int) -> None:
         super().__init__()
         dense = layer < config.experts.dense_layers
-        self.attention_norm = nn.RMSNorm(config.dim, config.norm_epsilon)
+        self.attention_norm = RMSNorm(config.dim, config.norm_epsilon)
         self.attention = LatentAttention(config, layer)
-        self.ffn_norm = nn.RMSNorm(config.dim, config.norm_epsilon)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_epsilon)
         self.ffn = FeedForward(config.dim, config.ffn_dim) if dense else MixtureOfExperts(config)
 
     def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
@@ -50,7 +51,7 @@ class MoeModel(nn.Module):
         config = self.config = MoeConfig.of(shape)
         self.embedding = nn.Embedding(config.vocabulary, config.dim)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = nn.RMSNorm(config.dim, config.norm_epsilon)
+        self.norm = RMSNorm(config.dim, config.norm_epsilon)
         self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
         initialise(self, config.initial_deviation, seed)
 

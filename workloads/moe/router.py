@@ -57,7 +57,7 @@ class Router(nn.Module):
     def forward(self, x_LD: Tensor) -> Routing:
         """Choose `active` experts per token and weigh them; in fp32, since near ties decide."""
         affinity_LE = F.linear(x_LD.float(), self.weight_ED.float()).sigmoid()
-        choose = self.choose or self._choose
+        choose = self.choose or self.choose_best
         experts_LK = choose(affinity_LE.detach() + self.bias_E)
         chosen_LK = affinity_LE.gather(1, experts_LK)
         weights_LK = chosen_LK / chosen_LK.sum(dim=-1, keepdim=True) * self.shape.route_scale
@@ -68,7 +68,7 @@ class Router(nn.Module):
             self.load_E += load_E
         return Routing(weights_LK, experts_LK, load_E)
 
-    def _choose(self, choice_LE: Tensor) -> Tensor:
+    def choose_best(self, choice_LE: Tensor) -> Tensor:
         """The best experts of the best groups; a group is as good as the sum of its two best experts."""
         groups, active_groups = self.shape.groups, self.shape.active_groups
         if active_groups < groups:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.distributed as dist
 from torch import Tensor
 
 from tokenstone.run import TrainingSpec
 from workloads.device import torch_dtype
 from workloads.training.parallel.communication import CommunicationLog
-from workloads.training.parallel.exchange import AllToAll, Exchange, Pass, Plan
+from workloads.training.parallel.exchange import AllToAll, Pass, Plan
 from workloads.training.parallel.layout import Groups
 from workloads.training.precision.dispatch import Cast, Codec, Fp8, bf16
 
@@ -25,8 +27,9 @@ class CodedAllToAll(AllToAll):
         outward: Codec,
         homeward: Codec,
         latency_seconds: float = 0.0,
+        bytes_per_second: float = math.inf,
     ) -> None:
-        super().__init__(forward, backward, log, latency_seconds=latency_seconds)
+        super().__init__(forward, backward, log, latency_seconds=latency_seconds, bytes_per_second=bytes_per_second)
         self.outward, self.homeward = outward, homeward
 
     def dispatch(self, rows_PD: Tensor, plan: Plan, direction: Pass) -> Tensor:
@@ -42,12 +45,14 @@ class CodedAllToAll(AllToAll):
         return self.homeward.decode(arrived, rows_QD.dtype)
 
 
-def make_exchange(spec: TrainingSpec, groups: Groups, log: CommunicationLog) -> Exchange:
+def make_exchange(spec: TrainingSpec, groups: Groups, log: CommunicationLog) -> AllToAll:
     """The exchange that `spec` asks for."""
     ends = (groups.experts_forward, groups.experts_backward, log)
-    latency = spec.simulated_latency_seconds
+    latency, rate = spec.simulated_latency_seconds, math.inf
+    if spec.link_simulated and spec.link_bits_per_second is not None:
+        rate = spec.link_bits_per_second / 8
     if spec.dispatch_precision == "dtype" and spec.combine_precision == "dtype":
-        return AllToAll(*ends, latency_seconds=latency)
+        return AllToAll(*ends, latency_seconds=latency, bytes_per_second=rate)
     plain = Cast(spec.model.dim, torch_dtype(spec.dtype))
     codecs: dict[str, Codec] = {"dtype": plain, "bf16": bf16(spec.model.dim), "fp8": Fp8(spec.model.dim)}
     return CodedAllToAll(
@@ -55,4 +60,5 @@ def make_exchange(spec: TrainingSpec, groups: Groups, log: CommunicationLog) -> 
         outward=codecs[spec.dispatch_precision],
         homeward=codecs[spec.combine_precision],
         latency_seconds=latency,
+        bytes_per_second=rate,
     )

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
-
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenstone.errors import InvalidValue
 from tokenstone.run import TrainingSpec
-from tokenstone.wire import CollectiveTotal
-from workloads.device import Device
+from workloads.device import Device, torch_dtype
 from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
 from workloads.recorder import TorchRecorder
 from workloads.training.coded_exchange import make_exchange
+from workloads.training.gather import gathered
 from workloads.training.options import apply_options
-from workloads.training.parallel.communication import CommunicationLog, Span, Total, record, totals
-from workloads.training.parallel.data_parallel import all_reduce, clip_gradients, routers, take_load
+from workloads.training.parallel.communication import CommunicationLog, record
+from workloads.training.parallel.data_parallel import all_reduce, routers, take_load
+from workloads.training.parallel.fsdp import whole
 from workloads.training.parallel.imbalance import divide_waits
 from workloads.training.parallel.layout import Groups, Layout, make_groups
 from workloads.training.parallel.pipeline import Pipeline, PipelinePlan
 from workloads.training.parallel.processes import DEADLINE_SECONDS
-from workloads.training.update import LARGEST_GRADIENT_NORM, Gathered, make_optimizer, set_learning_rate, update_biases
+from workloads.training.parallel.redundant_experts import place_by_load
+from workloads.training.precision.mixed import compute_in
+from workloads.training.recompute import repeated_flops
+from workloads.training.tally import StepRecord
+from workloads.training.update import (
+    LARGEST_GRADIENT_NORM,
+    expert_layers,
+    make_optimizer,
+    set_learning_rate,
+    update_biases,
+)
 
 _SHARDED = ("routed.gate_up_EDF", "routed.down_EFD")
 """Ends of the names of parameters of which each expert rank holds a part."""
@@ -32,7 +41,9 @@ _SHARDED = ("routed.gate_up_EDF", "routed.down_EFD")
 class RankTrainer:
     """This rank's part of the model, optimizer and balancing. Every rank calls every method, in the same order."""
 
-    def __init__(self, spec: TrainingSpec, device: Device, recorder: TorchRecorder) -> None:
+    def __init__(
+        self, spec: TrainingSpec, device: Device, recorder: TorchRecorder, *, deadline_seconds: float = DEADLINE_SECONDS
+    ) -> None:
         layout = Layout(spec.layout.pipeline, spec.layout.replicas, spec.layout.experts)
         layout.check(spec.model, dist.get_world_size())
         if spec.batch_sequences % layout.data:
@@ -41,22 +52,33 @@ class RankTrainer:
                 where="batch_sequences", hint=f"use a multiple of {layout.data}",
             )  # fmt: skip
         self.spec, self._device = spec, device
-        self._groups: Groups = make_groups(layout, deadline_seconds=DEADLINE_SECONDS)
+        self._groups: Groups = make_groups(layout, deadline_seconds=deadline_seconds)
         self._sequences = spec.batch_sequences // layout.data
-        self._log = CommunicationLog(clock=recorder.elapsed_seconds)
-        self._counted: list[Span] = []
+        self._log = CommunicationLog.of(recorder)
+        self._gradient_norm = torch.tensor(0.0)
+        self._load: Tensor = torch.zeros((), dtype=torch.int64, device=device.torch)
         model = MoeModel(spec.model, seed=spec.seed)
         self.parameter_count = model.parameter_count()
-        self.provenance = apply_options(model, spec, device.torch) | {"layout": _describe(spec)}
+        prediction = (
+            MultiTokenPrediction(spec.model, depths=spec.prediction_depths, seed=spec.seed)
+            if spec.prediction_depths
+            else None
+        )
+        self.provenance = apply_options(model, spec, device.torch, prediction) | {"layout": _describe(spec)}
+        compute_in(torch_dtype(spec.dtype), device.torch, model, prediction)
         plan = PipelinePlan(
             schedule=spec.layout.schedule,
             micro_batches=spec.layout.micro_batches,
             batch_sequences=self._sequences,
             sequence_length=spec.sequence_length,
             overlap=spec.layout.overlap,
+            fsdp=spec.layout.data_parallel == "fsdp",
+            redundant_experts=spec.redundant_experts,
         )
         exchange = make_exchange(spec, self._groups, self._log) if layout.experts > 1 else None
-        self.pipeline = Pipeline(model, self._groups, device.torch, plan, self._log, exchange=exchange)
+        self.pipeline = Pipeline(
+            model, self._groups, device.torch, plan, self._log, exchange=exchange, prediction=prediction
+        )
         self.optimizer = make_optimizer(self.pipeline.stages.parameters(), spec)
 
     def step(self, step: int, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,22 +91,33 @@ class RankTrainer:
         mine = slice(self._groups.data_rank * self._sequences, (self._groups.data_rank + 1) * self._sequences)
         loss = self.pipeline.step(inputs_BT[mine].contiguous(), targets_BT[mine].contiguous())
         with self._log.computing("update"):
-            clip_gradients(self.pipeline.stages, LARGEST_GRADIENT_NORM, self._groups, self._log)
+            self._gradient_norm = self.pipeline.clip_gradients(LARGEST_GRADIENT_NORM)
             load = take_load(self.pipeline.stages, self._groups, self._log)
             update_biases(routers(self.pipeline.stages), load, self.spec.bias_update_rate)
             self.optimizer.step()
+            self._place_experts(step, load)
             mean = self._mean_loss(loss)
         return mean, load
 
-    def recorded_step(
-        self, recorder: TorchRecorder, step: int, inputs_BT: Tensor, targets_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _place_experts(self, step: int, load: Tensor) -> None:
+        """Every so many steps, place redundant experts for the load since the last time; after the first step, too."""
+        if not self.spec.redundant_experts:
+            return
+        self._load = self._load + load
+        if step % self.spec.redundant_experts_interval == 0:
+            place_by_load(self.pipeline.stages, self._load)
+            self._load = torch.zeros_like(load)
+
+    def recorded_step(self, recorder: TorchRecorder, step: int, inputs_BT: Tensor, targets_BT: Tensor) -> StepRecord:
         """A step whose work and waits are recorded."""
-        result = self.step(step, inputs_BT, targets_BT)
-        spans = self._log.take()
-        self._counted += [span for span in spans if span.activity != "compute"]
-        record(divide_waits(spans, self._groups.experts_forward, self._device.torch), recorder)
-        return result
+        recorder.align()
+        began = recorder.elapsed_seconds()
+        loss, load = self.step(step, inputs_BT, targets_BT)
+        spans = divide_waits(self._log.take(), self._groups.experts_forward, self._device.torch)
+        record(spans, recorder)
+        tokens = self._sequences * self.spec.sequence_length // self.spec.layout.micro_batches
+        repeated = repeated_flops(self.saved_module, self.spec, tokens)
+        return StepRecord(loss, load, self._gradient_norm, spans, began, repeated)
 
     def _mean_loss(self, loss: Tensor | None) -> Tensor:
         sum_and_count = torch.zeros(2, device=self._device.torch)
@@ -95,67 +128,53 @@ class RankTrainer:
         all_reduce(sum_and_count, everyone, self._log, "loss")
         return sum_and_count[0] / sum_and_count[1]
 
-    def start_counting(self) -> None:
-        """The warm-up is over: count waits and bytes from here."""
-        self._counted.clear()
+    @property
+    def saved_module(self) -> nn.Module:
+        """All weights of this rank."""
+        return self.pipeline.stages
 
-    def gather(self, recorder: TorchRecorder, max_violation: float) -> Gathered | None:
-        """On rank 0: what all ranks did."""
-        mine = (recorder.finish(), recorder.elapsed_seconds(), max_violation, totals(self._counted))
-        gathered = _gathered(mine)
-        if gathered is None:
-            return None
-        devices, held, violations, communication = zip(*gathered, strict=True)
-        return Gathered(list(devices), max(held), max(violations), _added(communication))
+    @property
+    def shard(self) -> str:
+        """Which part of the model they are; replicas hold the same."""
+        return f"stage{self._groups.pipeline_rank}.experts{self._groups.expert_rank}"
+
+    @property
+    def expert_layers(self) -> list[int]:
+        """The layer of each row of a step's load; none where another rank speaks for the same layers."""
+        return expert_layers(self.saved_module) if self._groups.data_rank == 0 else []
 
     def whole_model(self) -> MoeModel | None:
         """On rank 0: the trained model, put together from all ranks' parts."""
+        stages = [
+            {name: whole(tensor) for name, tensor in stage.state_dict().items()} for stage in self.pipeline.stages
+        ]
         weights: dict[str, Tensor] = {}
         if self._groups.data_rank < self._groups.layout.experts:  # the first replica has all there is
-            for stage in self.pipeline.stages:
-                weights |= {name: tensor.cpu() for name, tensor in stage.state_dict().items()}
-        gathered = _gathered((self._groups.expert_rank, weights))
-        if gathered is None:
+            for stage in stages:
+                weights |= {
+                    name: tensor.cpu()
+                    for name, tensor in stage.items()
+                    if not name.startswith("prediction.")  # helps training; the trained model does without it
+                }
+        received = gathered((self._groups.expert_rank, weights))
+        if received is None:
             return None
         parts: dict[str, dict[int, Tensor]] = {}
-        for expert_rank, tensors in gathered:
+        for expert_rank, tensors in received:
             for name, tensor in tensors.items():
                 parts.setdefault(name, {})[expert_rank] = tensor
-        whole = MoeModel(self.spec.model)
-        whole.load_state_dict(
+        model = MoeModel(self.spec.model)
+        model.load_state_dict(
             {
                 name: torch.cat([shards[rank] for rank in sorted(shards)]) if name.endswith(_SHARDED) else shards[0]
                 for name, shards in parts.items()
             }
         )
-        return whole
+        return model
 
     def close(self) -> None:
         """End the pipeline's threads."""
         self.pipeline.close()
-
-
-def _added(ranks: Iterable[dict[str, Total]]) -> list[CollectiveTotal]:
-    """Waits and bytes by kind, summed over the ranks."""
-    sums: dict[str, Total] = {}
-    for rank in ranks:
-        for name, total in rank.items():
-            old = sums.get(name, Total(0, 0.0, 0))
-            sums[name] = Total(old.count + total.count, old.seconds + total.seconds, old.sent_bytes + total.sent_bytes)
-    return [
-        CollectiveTotal(name=name, count=total.count, seconds=total.seconds, sent_bytes=total.sent_bytes)
-        for name, total in sorted(sums.items())
-    ]
-
-
-T = TypeVar("T")
-
-
-def _gathered(mine: T) -> list[T] | None:
-    """Every rank's object, in order, on rank 0; None on the others."""
-    everyone: list[T] | None = [mine] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(mine, everyone)
-    return everyone
 
 
 def _describe(spec: TrainingSpec) -> str:
@@ -163,6 +182,15 @@ def _describe(spec: TrainingSpec) -> str:
     overlap = ", overlapped" if layout.overlap and layout.schedule == "DualPipeV" else ""
     return (
         f"pipeline {layout.pipeline} x replicas {layout.replicas} x experts {layout.experts}, {layout.schedule}"
-        f"{overlap}, {layout.micro_batches} micro-batches, dispatch {spec.dispatch_precision}, combine "
-        f"{spec.combine_precision}, simulated latency {spec.simulated_latency_seconds:g} s"
+        f"{overlap}, {layout.micro_batches} micro-batches, {layout.data_parallel}, {spec.redundant_experts} redundant "
+        f"experts, dispatch {spec.dispatch_precision}, combine "
+        f"{spec.combine_precision}, simulated latency {spec.simulated_latency_seconds:g} s, "
+        f"link {_link(spec)}"
     )
+
+
+def _link(spec: TrainingSpec) -> str:
+    if spec.link_bits_per_second is None:
+        return "as it is"
+    how = "simulated in exchanges of tokens" if spec.link_simulated else "limited from outside"
+    return f"{spec.link_bits_per_second / 1e6:g} Mbit/s, {how}"

@@ -17,6 +17,7 @@ Shape suffixes: E experts, P physical slots, R most replicas of one expert, L to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,40 @@ def place(load_E: Tensor, slots: int, devices: int, *, nodes: int = 1, groups: i
     load = load_E.tolist()
     candidates = [_place(load, slots, devices, nodes, groups, pack) for pack in (_in_order, _heaviest_first)]
     return min(candidates, key=lambda placement: float(placement.device_load(load_E).max()))
+
+
+def add_replicas(load_E: Tensor, redundant: int, devices: int) -> Placement:
+    """Leave experts in plain order on their devices, and place `redundant` more replicas beside them, evenly many each.
+
+    For training, where an expert that moved would take its optimizer states along. Each further replica goes to the
+    expert with the most load per replica, on the device with the least to do of those that have room and lack it.
+    Raises InvalidValue as `place` does.
+    """
+    _require_possible(load_E, len(load_E) + redundant, devices, 1, 1)
+    load, owned, room = load_E.tolist(), len(load_E) // devices, redundant // devices
+    holders = [{expert // owned} for expert in range(len(load))]
+
+    def work(device: int) -> float:
+        return math.fsum(load[e] / len(holders[e]) for e in range(len(load)) if device in holders[e])
+
+    def free(expert: int) -> list[int]:
+        return [d for d in range(devices) if d not in holders[expert] and held(d) - owned < room]
+
+    def held(device: int) -> int:
+        return sum(device in of_expert for of_expert in holders)
+
+    for _ in range(redundant):
+        candidates = [e for e in range(len(load)) if free(e)]
+        if not candidates:
+            raise InvalidValue(
+                f"{redundant} redundant experts beside {owned} a device", where="placement of experts",
+                hint="give fewer: every device holds every expert before",
+            )  # fmt: skip
+        heaviest = max(candidates, key=lambda e: (load[e] / len(holders[e]), -e))
+        holders[heaviest].add(min(free(heaviest), key=lambda d: (work(d), d)))
+    own = [list(range(d * owned, (d + 1) * owned)) for d in range(devices)]
+    copies = [[e for e in range(len(load)) if d in holders[e] and e not in own[d]] for d in range(devices)]
+    return _placement([e for d in range(devices) for e in own[d] + copies[d]], len(load), devices)
 
 
 def in_order(experts: int, slots: int, devices: int) -> Placement:

@@ -8,7 +8,8 @@ cheap: as DeepSeek-V3 does (arXiv 2412.19437, sections 3.2.3 and 3.3.3): norms, 
     multiplications and of attention are kept.
 
 Losses and gradients do not change. A repeated forward pass counts no tokens in the routers. A schedule that splits the
-backward pass (ZBVZeroBubble, some of DualPipeV's) repeats the forward pass for each half.
+backward pass (ZBVZeroBubble, some of DualPipeV's) repeats the forward pass for the input, and again for each group of
+weights: costly, see docs/workloads.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from tokenstone.flops import AttentionCount, count_parameters, training_flops
+from tokenstone.flops import AttentionCount
 from tokenstone.model import LatentAttention, ModelShape
+from tokenstone.run import TrainingSpec
 from workloads.moe import attention
-from workloads.moe.router import recomputing
+from workloads.moe.router import Router, recomputing
 
 _aten = torch.ops.aten
 _KEPT = frozenset(
@@ -41,6 +43,7 @@ _KEPT = frozenset(
         _aten._scaled_mm_v2.default,
         _aten._scaled_grouped_mm.default,
         _aten._scaled_grouped_mm_v2.default,
+        torch.ops.tokenstone.attend_in_blocks.default,
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
         _aten._scaled_dot_product_flash_attention.default,
         _aten._scaled_dot_product_efficient_attention.default,
@@ -60,49 +63,78 @@ class Recompute(StrEnum):
 
 def apply_recompute(blocks: nn.ModuleList, how: Recompute) -> None:
     """Wrap each of `blocks` in place, once; names in the state dict stay."""
-    if how is Recompute.NONE:
-        return
     for i, block in enumerate(blocks):
-        if how is Recompute.CHEAP:
-            for module in block.modules():
-                if isinstance(module, attention.LatentAttention):
-                    _mark(module.query_up)
-                    _mark(module.latent_up)
-        contexts = _keep_all_but_cheap if how is Recompute.CHEAP else _keep_nothing
-        blocks[i] = checkpoint_wrapper(block, context_fn=contexts, preserve_rng_state=False)  # nothing here is random
+        blocks[i] = recomputing_block(block, how)
+
+
+def recomputing_block(block: nn.Module, how: Recompute) -> nn.Module:
+    """`block`, wrapped unless nothing is to be computed again."""
+    if how is Recompute.NONE:
+        return block
+    if how is Recompute.CHEAP:
+        for module in block.modules():
+            if isinstance(module, attention.LatentAttention):
+                _mark(module.query_up)
+                _mark(module.latent_up)
+    repetitions = _Repetitions(how, dense=not any(isinstance(module, Router) for module in block.modules()))
+    contexts = repetitions.keep_all_but_cheap if how is Recompute.CHEAP else repetitions.keep_nothing
+    wrapped: Any = checkpoint_wrapper(block, context_fn=contexts, preserve_rng_state=False)  # nothing here is random
+    wrapped.repetitions = repetitions
+    return cast(nn.Module, wrapped)
+
+
+def repeated_flops(module: nn.Module, spec: TrainingSpec, tokens: int) -> float:
+    """FLOPs that recomputation has added since the last call, counted as they happened.
+
+    `tokens`: how many each forward pass of a block has had, those of a micro-batch. A schedule that splits the
+    backward pass repeats a block for its input and again for each group of weights that torch goes back to.
+    """
+    total = 0.0
+    for part in module.modules():
+        repetitions = getattr(part, "repetitions", None)
+        if isinstance(repetitions, _Repetitions) and (count := repetitions.take()):
+            total += count * tokens * _repeated_flops_per_token(spec.model, spec.sequence_length, repetitions)
+    return total
 
 
 def recomputed_flops(
     model: ModelShape, sequence_length: int, tokens: int, how: Recompute, attention_count: AttentionCount
 ) -> float:
-    """FLOPs that recomputation adds to a step of `tokens`, by the convention of tokenstone.flops without router.
-
-    For one repetition; the second one of a split backward pass is not counted.
+    """FLOPs that one repetition of every block adds to a step of `tokens`, by the convention of tokenstone.flops
+    without router.
 
     blocks: a forward pass, a third of training_flops, without the output head and the last multiplication of each
     block. cheap: 2 per weight of the up-projections and token; what is no matrix multiplication is not counted.
     """
     if how is Recompute.NONE:
         return 0.0
-    if how is Recompute.CHEAP:
-        return 2.0 * _up_projection_weights(model) * tokens
-    forward = training_flops(model, sequence_length, attention_count).flops_per_token / 3
-    return (forward - 2.0 * count_parameters(model).output_head - 2.0 * _last_weights(model)) * tokens
+    layers = [_Repetitions(how, dense=layer < model.dense_layers) for layer in range(model.layers)]
+    per_token = (_repeated_flops_per_token(model, sequence_length, layer, attention_count) for layer in layers)
+    return sum(per_token) * tokens
 
 
-def _up_projection_weights(model: ModelShape) -> int:
+def _repeated_flops_per_token(
+    model: ModelShape,
+    sequence_length: int,
+    block: _Repetitions,
+    attention_count: AttentionCount = AttentionCount.CAUSAL,
+) -> float:
+    """Of one block."""
     a = model.attention
     assert isinstance(a, LatentAttention)  # MoeConfig.of has refused any other
-    query_in = model.dim if a.query_rank is None else a.query_rank
-    return model.layers * a.heads * (query_in * a.query_key_dim + a.kv_rank * (a.nope_dim + a.value_dim))
-
-
-def _last_weights(model: ModelShape) -> int:
-    """Weights of each block's last multiplication, where only a sum follows: dense, or shared experts' down."""
-    last = model.dense_layers * model.ffn_dim
-    if model.experts is not None and model.experts.shared:
-        last += model.expert_layers * (model.experts.shared_dim or model.experts.shared * model.experts.dim)
-    return last * model.dim
+    if block.how is Recompute.CHEAP:
+        query_in = model.dim if a.query_rank is None else a.query_rank
+        return 2.0 * a.heads * (query_in * a.query_key_dim + a.kv_rank * (a.nope_dim + a.value_dim))
+    context = sequence_length / 2 if attention_count is AttentionCount.CAUSAL else sequence_length
+    scores = 2.0 * a.heads * (a.query_key_dim + a.value_dim) * context
+    # Without each block's last multiplication, where only a sum follows: dense, or shared experts' down.
+    if block.dense:
+        weights = 3 * model.dim * model.ffn_dim - model.dim * model.ffn_dim
+    else:
+        assert model.experts is not None
+        shared = model.experts.shared and (model.experts.shared_dim or model.experts.shared * model.experts.dim)
+        weights = 3 * model.dim * (model.experts.active * model.experts.dim + shared) - model.dim * shared
+    return 2.0 * (a.parameters(model.dim) + weights) + scores
 
 
 class _Keeping(TorchDispatchMode):
@@ -146,29 +178,47 @@ class _Replaying(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-class _Repeating:
-    """Around a repeated forward pass, once or, where a schedule splits the backward pass, twice."""
+class _Repetitions:
+    """How often one block was repeated. The backward thread of an overlapped schedule counts, one at a time."""
 
-    def __init__(self, inner: AbstractContextManager[Any]) -> None:
-        self._inner = inner
+    def __init__(self, how: Recompute, *, dense: bool) -> None:
+        self.how, self.dense = how, dense
+        self._count = 0
+
+    def take(self) -> int:
+        """Repetitions since the last call."""
+        count, self._count = self._count, 0
+        return count
+
+    def add(self) -> None:
+        """A repetition begins."""
+        self._count += 1
+
+    def keep_nothing(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """Contexts of a forward pass and its repetition."""
+        return nullcontext(), _Repeating(nullcontext(), self)
+
+    def keep_all_but_cheap(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """The same."""
+        keeping = _Keeping()
+        return keeping, _Repeating(_Replaying(keeping), self)
+
+
+class _Repeating:
+    """Around a repeated forward pass, once or, where a schedule splits the backward pass, several times."""
+
+    def __init__(self, inner: AbstractContextManager[Any], repetitions: _Repetitions) -> None:
+        self._inner, self._repetitions = inner, repetitions
         self._tokens: list[Token[bool]] = []
 
     def __enter__(self) -> None:
+        self._repetitions.add()
         self._tokens.append(recomputing.set(True))
         self._inner.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._inner.__exit__(*error)
         recomputing.reset(self._tokens.pop())
-
-
-def _keep_nothing() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), _Repeating(nullcontext())
-
-
-def _keep_all_but_cheap() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    keeping = _Keeping()
-    return keeping, _Repeating(_Replaying(keeping))
 
 
 def _is_kept(operation: Any) -> bool:

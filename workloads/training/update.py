@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tokenstone.run import TrainingSpec
-from tokenstone.wire import CollectiveTotal, DevicePhases
 from workloads.moe.router import Router
-
-
-class Gathered(NamedTuple):
-    """What all ranks of a training did."""
-
-    devices: list[DevicePhases]
-    held_seconds: float
-    """The longest wall time for which a device was held."""
-    max_violation: float
-    communication: list[CollectiveTotal]
-
 
 LARGEST_GRADIENT_NORM = 1.0
 _BETAS = (0.9, 0.95)
@@ -43,3 +31,16 @@ def update_biases(routers: Iterable[Router], load: Tensor, rate: float) -> None:
     """Move each router's bias by its load, (expert layers, E). Once a step, before the optimizer."""
     for router, load_E in zip(routers, load, strict=True):
         router.update_bias(load_E, rate)
+
+
+def expert_layers(module: nn.Module) -> list[int]:
+    """The layer of each router in `module`, in the order of its modules; prediction depths come behind the trunk."""
+    names = [name for name, part in module.named_modules() if isinstance(part, Router)]
+    layers: list[int] = []
+    for name in names:
+        found = re.search(r"blocks\.(\d+)\.", name)
+        layers.append(_BEHIND_ALL_LAYERS + len(layers) if found is None else int(found[1]))
+    return layers
+
+
+_BEHIND_ALL_LAYERS = 10**6

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from workloads.training.coded_exchange import CodedAllToAll
+from workloads.training.parallel import exchange
 from workloads.training.parallel.communication import CommunicationLog
 from workloads.training.parallel.exchange import AllToAll, Pass
 from workloads.training.parallel.layout import Layout, make_groups
@@ -49,3 +50,20 @@ def test_what_arrives_is_quantised_and_costs_a_quarter(run_ranks):
             assert sent["plain dispatch"] == away * DIM * 4
             assert sent["coded dispatch"] == away * (DIM + 2 * 4)
             assert sent["coded combine"] * 2 == sent["plain combine"]
+
+
+def _slept(bytes_per_second: float) -> list[float]:
+    """Seconds that an exchange of 100 rows of 4 fp32 values with the other rank adds."""
+    groups = make_groups(Layout(experts=2), deadline_seconds=30)
+    slept: list[float] = []
+    exchange.time.sleep = slept.append  # this process is a fork of the test's own
+    link = exchange.AllToAll(
+        groups.experts_forward, groups.experts_backward, CommunicationLog(), bytes_per_second=bytes_per_second
+    )
+    link.transfer(torch.zeros(200, 4), [100, 100], [100, 100], Pass.FORWARD, "dispatch")
+    return slept
+
+
+def test_a_simulated_rate_makes_bytes_take_their_time(run_ranks) -> None:  # type: ignore[no-untyped-def]
+    assert run_ranks(2, _slept, 1600.0) == [[1.0], [1.0]]
+    assert run_ranks(2, _slept, float("inf")) == [[], []]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tokenstone.model import Experts, LatentAttention, ModelShape
 from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
 from workloads.training.parallel.communication import CommunicationLog
-from workloads.training.parallel.data_parallel import clip_gradients, reduce_gradients, take_load
+from workloads.training.parallel.data_parallel import reduce_gradients, take_load
 from workloads.training.parallel.exchange import AllToAll
 from workloads.training.parallel.expert_parallel import shard_experts
 from workloads.training.parallel.layout import Layout, make_groups
@@ -48,19 +49,27 @@ Result = tuple[float | None, dict[str, Tensor], dict[int, Tensor]]
 """Loss, gradients by name, tokens that each expert had by layer."""
 
 
+def _prediction(depths: int) -> MultiTokenPrediction | None:
+    return MultiTokenPrediction(SHAPE, depths=depths, seed=4) if depths else None
+
+
 @functools.cache
 def _oracle(
-    data_ranks: int, favour_first_expert: bool = False, layers: int = SHAPE.layers
+    data_ranks: int, favour_first_expert: bool = False, layers: int = SHAPE.layers, depths: int = 0
 ) -> tuple[float, dict[str, Tensor], Tensor]:
     model = _model(favour_first_expert, layers)
     ids_BT, targets_BT = _batch(data_ranks)
-    loss = F.cross_entropy(model(ids_BT).flatten(0, 1), targets_BT.flatten())
-    loss.backward()
-    return (
-        float(loss.detach()),
-        {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
-        model.take_load(),
-    )
+    hidden_BTD = model.hidden(ids_BT)
+    loss = F.cross_entropy(model.head(hidden_BTD).flatten(0, 1), targets_BT.flatten())
+    gradients, load = {}, []
+    if (prediction := _prediction(depths)) is not None:
+        (loss + prediction.loss(hidden_BTD, ids_BT, model.embedding, model.head)).backward()
+        gradients = {f"prediction.{name}": p.grad for name, p in prediction.named_parameters() if p.grad is not None}
+        load = [router.take_load() for router in prediction.routers()]
+    else:
+        loss.backward()
+    gradients |= {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), gradients, torch.stack([*model.take_load(), *load])
 
 
 def _expert_parallel(layout: Layout, favour_first_expert: bool) -> tuple[float, dict[str, Tensor], Tensor]:
@@ -118,13 +127,15 @@ def _layers(layout: Layout) -> int:
     return max(SHAPE.layers, 2 * layout.pipeline)
 
 
-def _pipeline(layout: Layout, plan: PipelinePlan, how: Recompute = Recompute.NONE) -> tuple[Result, float]:
+def _pipeline(
+    layout: Layout, plan: PipelinePlan, how: Recompute = Recompute.NONE, depths: int = 0
+) -> tuple[Result, float]:
     groups = make_groups(layout, deadline_seconds=30)
     log = CommunicationLog()
     batch = [x.chunk(layout.data)[groups.data_rank] for x in _batch(layout.data)]
     model = _model(layers=_layers(layout))
     apply_recompute(model.blocks, how)
-    with Pipeline(model, groups, torch.device("cpu"), plan, log) as pipeline:
+    with Pipeline(model, groups, torch.device("cpu"), plan, log, prediction=_prediction(depths)) as pipeline:
         for _ in range(2):  # the second step has to be like the first
             pipeline.stages.zero_grad()
             loss = pipeline.step(*batch)
@@ -134,8 +145,9 @@ def _pipeline(layout: Layout, plan: PipelinePlan, how: Recompute = Recompute.NON
             for name, p in stage.named_parameters()
             if p.grad is not None
         }
-        norm = clip_gradients(pipeline.stages, 1.0, groups, log)
-        layers = [int(name.split(".")[2]) for name, _ in pipeline.stages.named_modules() if name.endswith("router")]
+        norm = pipeline.clip_gradients(1.0)
+        names = [name.split(".") for name, _ in pipeline.stages.named_modules() if name.endswith("router")]
+        layers = [int(name[2]) if name[1] == "blocks" else _layers(layout) + int(name[3]) for name in names]
         load = dict(zip(layers, take_load(pipeline.stages, groups, log), strict=True))
     return (None if loss is None else float(loss), gradients, load), float(norm)
 
@@ -180,8 +192,29 @@ def test_pipeline_that_recomputes(run_ranks, schedule: str, micro_batches: int) 
     _assert_like_one_process(run_ranks(layout.size, _pipeline, layout, plan, Recompute.BLOCKS), layout)
 
 
-def _assert_like_one_process(results: list[tuple[Result, float]], layout: Layout) -> None:
-    loss, gradients, load = _oracle(layout.data, layers=_layers(layout))
+@pytest.mark.parametrize(
+    ("layout", "schedule", "micro_batches", "depths"),
+    [
+        (Layout(experts=2), "1F1B", 1, 1),
+        (Layout(pipeline=2), "1F1B", 4, 2),
+        (Layout(pipeline=2), "Interleaved1F1B", 4, 1),
+        (Layout(pipeline=2, experts=2), "1F1B", 2, 1),
+        (Layout(pipeline=2, experts=2), "ZBVZeroBubble", 4, 1),
+        (Layout(pipeline=2, experts=2), "DualPipeV", 8, 2),
+        (Layout(pipeline=4), "1F1B", 8, 1),
+        (Layout(pipeline=4), "DualPipeV", 8, 1),
+    ],
+)
+def test_multi_token_prediction(run_ranks, layout: Layout, schedule: str, micro_batches: int, depths: int) -> None:  # type: ignore[no-untyped-def]
+    plan = PipelinePlan(schedule, micro_batches, SEQUENCES, LENGTH)
+    results = run_ranks(layout.size, _pipeline, layout, plan, Recompute.NONE, depths)
+    _assert_like_one_process(results, layout, depths)
+    held = [name for result, _ in results for name in result[1] if name.startswith("prediction.")]
+    assert len(held) == layout.data * depths * 18  # on the rank of the last stage alone
+
+
+def _assert_like_one_process(results: list[tuple[Result, float]], layout: Layout, depths: int = 0) -> None:
+    loss, gradients, load = _oracle(layout.data, layers=_layers(layout), depths=depths)
     losses = [result[0] for result, _ in results if result[0] is not None]
     assert len(losses) == layout.data
     assert sum(losses) / len(losses) == pytest.approx(loss, rel=1e-6)
@@ -190,7 +223,7 @@ def _assert_like_one_process(results: list[tuple[Result, float]], layout: Layout
         whole |= _join_experts([result[1] for result, _ in results[begin : begin + layout.experts]])
     _assert_same(whole, gradients)
     counted = {layer: part for result, _ in results for layer, part in result[2].items()}
-    assert sorted(counted) == list(range(1, _layers(layout)))  # layer 0 is dense
+    assert sorted(counted) == list(range(1, _layers(layout) + depths))  # layer 0 is dense
     assert all(torch.equal(part, 2 * load[layer - 1]) for layer, part in counted.items())  # of two steps
     norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
     assert all(value == pytest.approx(float(norm), rel=1e-5) for _, value in results)

@@ -22,6 +22,20 @@ def test_torchrun_and_slurm_say_the_same_place() -> None:
     assert place_from_environment(torchrun) == place_from_environment(slurm) == Place(3, 8, 1, "tcp://n0:29500")
 
 
+def test_kubernetes_names_no_local_rank_where_a_pod_is_one_process() -> None:
+    pod = {"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "train-master-0", "MASTER_PORT": "23456"}
+    assert place_from_environment(pod) == Place(2, 4, 0, "tcp://train-master-0:23456")
+
+
+def test_a_restart_by_torchrun_is_told_where_its_store_is_shared() -> None:
+    torchrun = {
+        "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "n0", "MASTER_PORT": "29500",
+        "TORCHELASTIC_RESTART_COUNT": "2",
+    }  # fmt: skip
+    assert place_from_environment(torchrun).attempt == 0
+    assert place_from_environment(torchrun | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).attempt == 2
+
+
 def test_ranks_of_one_slurm_job_meet_at_one_port() -> None:
     common = {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_ID": "4711"}
     first, second = (
@@ -46,6 +60,13 @@ def test_without_a_launcher_one_process_is_alone() -> None:
         ({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK"),
         ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "rank 2"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_NNODES": "2"}, "MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK"),
+        ({"SLURM_NTASKS": "2"}, "SLURM_PROCID"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}, "SLURM_LOCALID"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_NNODES": "1"}, "MASTER_PORT"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}, "MASTER_ADDR"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "70000"}, "70000"),
+        ({"RANK": "0", "WORLD_SIZE": "-2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "WORLD_SIZE"),
     ],
 )
 def test_a_wrong_environment_is_named(environment: dict[str, str], names: str) -> None:

@@ -30,6 +30,7 @@ SPEC = TrainingSpec(
 LAYOUTS = {
     "experts": TrainingLayout(experts=2),
     "replicas": TrainingLayout(replicas=2),
+    "fsdp": TrainingLayout(replicas=2, data_parallel="fsdp"),
     "pipeline": TrainingLayout(pipeline=2, micro_batches=4),
     "zero bubble": TrainingLayout(pipeline=2, micro_batches=4, schedule="ZBVZeroBubble"),
     "dualpipev": TrainingLayout(pipeline=2, experts=2, micro_batches=4, schedule="DualPipeV"),
@@ -72,6 +73,24 @@ def test_a_layout_trains_the_same_model_and_accounts_for_every_second(
     trained = dict(checkpoints.load(path).model.named_parameters())
     for parameter, expected in model_alone.named_parameters():  # Adam makes much of rounding where gradients are small
         assert (trained[parameter] - expected).norm() < 0.05 * expected.norm(), parameter
+
+
+def test_redundant_experts_train_the_same_model(run_ranks, device, short_text, alone):
+    wanted = spec(short_text, layout=LAYOUTS["experts"], redundant_experts=4, redundant_experts_interval=1)
+    facts = run_ranks(2, on_a_rank, wanted, device)[0]
+    assert facts.loss_last == pytest.approx(alone[0].loss_last, rel=1e-5)
+    totals = {total.name: total for total in facts.communication}
+    expert_bytes = 4 * 3 * SHAPE.dim * SHAPE.experts.dim
+    assert totals["borrow"].sent_bytes == totals["give_back"].sent_bytes == 3 * 4 * 4 * expert_bytes  # steps, layers
+
+
+@pytest.mark.parametrize("name", ["experts", "pipeline", "dualpipev"])
+def test_multi_token_prediction_trains_along_in_every_layout(run_ranks, device, short_text, alone, name):
+    one = train(spec(short_text, prediction_depths=1), device=device)
+    wanted = spec(short_text, prediction_depths=1, layout=LAYOUTS[name])
+    facts = run_ranks(wanted.layout.ranks, on_a_rank, wanted, device)[0]
+    assert facts.loss_last == pytest.approx(one.loss_last, rel=1e-5)
+    assert facts.loss_last != pytest.approx(alone[0].loss_last, rel=1e-5)
 
 
 def _backward_has_its_own_thread(wanted: TrainingSpec, device: Device) -> bool:
@@ -161,7 +180,7 @@ def test_a_layout_of_several_ranks_cannot_run_alone(device, short_text):
     [
         ({"layout": TrainingLayout(experts=2), "batch_sequences": 3}, "3 sequences do not divide"),
         ({"layout": TrainingLayout(pipeline=2, schedule="DualPipeV", micro_batches=2)}, "at least 4 micro-batches"),
-        ({"layout": TrainingLayout(experts=2), "prediction_depths": 1}, "one rank only"),
+        ({"layout": TrainingLayout(experts=2), "prediction_depths": 8, "sequence_length": 9}, "leave no target"),
         ({"layout": TrainingLayout(experts=4)}, "but 2 were started"),
     ],
 )

@@ -1,6 +1,6 @@
 """What a rank waited for: one span per wait and per stretch of work, from which the ledger is made.
 
-    log = CommunicationLog(clock=recorder.elapsed_seconds)
+    log = CommunicationLog.of(recorder)
     with log.computing():            # this thread works ...
         with log.waiting("dispatch", "exposed_communication", sent_bytes=4096):
             work.wait()              # ... but not here
@@ -10,21 +10,23 @@
 Two threads may wait and work at once. A wait is exposed as far as no thread of the rank works meanwhile: the ledger
 sees to that, since computation wins every instant that it shares (`tokenstone.ledger.PRIORITY`).
 
-The clock is the host's. On the CPU a collective is done when the host has waited for it. On an accelerator `wait`
-only orders its queues, so these spans show the host there, not the device.
+On the CPU a collective is done when the host has waited for it, and its clock tells. On an accelerator `wait` only
+orders queues; there a clock puts events into the queue that computes, which stand before and behind what it waits for.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tokenstone.errors import WorkloadFailed
 from tokenstone.record import Recorder
 from tokenstone.wire import Activity
+from workloads.recorder import Mark, TorchRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Span:
     """What this rank sent to others: its own share of an all-to-all stays, a ring all-reduce sends nearly twice."""
     stream: str = ""
     """Name of a sequence of collectives that all ranks of a group make in the same order, if it belongs to one."""
+    buffer_bytes: int = 0
+    """What the collective was called with here, the share that stays included: NCCL's S, whose algbw is S / time."""
 
     @property
     def seconds(self) -> float:
@@ -53,53 +57,99 @@ class Total:
     count: int
     seconds: float
     sent_bytes: int
+    buffer_bytes: int = 0
+
+
+class _Marked(NamedTuple):
+    """A span whose instants may not be known yet."""
+
+    start: Mark
+    end: Mark
+    name: str
+    activity: Activity
+    sent_bytes: int = 0
+    stream: str = ""
+    buffer_bytes: int = 0
 
 
 class _Thread(threading.local):
-    working_since: float | None = None
+    working_since: Mark | None = None
+    work: str = ""
 
 
 class CommunicationLog:
-    """Collects spans from any number of threads. `clock` is `elapsed_seconds` of the recorder it will feed."""
+    """Collects spans from any number of threads.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    `clock` marks an instant, on the scale of the recorder that the log will feed; `resolve` tells the seconds of
+    such marks, once, when they are taken.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], Mark] = time.monotonic,
+        resolve: Callable[[Sequence[Mark]], list[float]] | None = None,
+    ) -> None:
+        self._clock, self._resolve = clock, resolve
         self._lock = threading.Lock()
-        self._spans: list[Span] = []
+        self._open: list[_Marked] = []
         self._thread = _Thread()
+
+    @classmethod
+    def of(cls, recorder: TorchRecorder) -> CommunicationLog:
+        """A log on the clock of `recorder`: the device's, where it has one."""
+
+        def resolve(marks: Sequence[Mark]) -> list[float]:
+            recorder.synchronize()
+            return [recorder.seconds_of(mark) for mark in marks]
+
+        return cls(recorder.mark, resolve)
 
     @contextmanager
     def computing(self, name: str = "compute") -> Iterator[None]:
-        """This thread works, but for the waits inside."""
-        self._thread.working_since = self._clock()
+        """This thread works at the part of a step called `name`, but for the waits inside."""
+        self._thread.work, self._thread.working_since = name, self._clock()
         try:
             yield
         finally:
-            self._add(Span(name, "compute", self._thread.working_since, self._clock()))
+            self._add(_Marked(self._thread.working_since, self._clock(), name, "compute"))
             self._thread.working_since = None
 
     @contextmanager
-    def waiting(self, name: str, activity: Activity, *, sent_bytes: int = 0, stream: str = "") -> Iterator[None]:
+    def waiting(
+        self, name: str, activity: Activity, *, sent_bytes: int = 0, stream: str = "", buffer_bytes: int = 0
+    ) -> Iterator[None]:
         """This thread waits for others."""
         start, worked_since = self._clock(), self._thread.working_since
         try:
             yield
         finally:
             end = self._clock()
-            self._add(Span(name, activity, start, end, sent_bytes, stream))
+            self._add(_Marked(start, end, name, activity, sent_bytes, stream, buffer_bytes))
             if worked_since is not None:
-                self._add(Span("compute", "compute", worked_since, start))
+                self._add(_Marked(worked_since, start, self._thread.work, "compute"))
                 self._thread.working_since = end
 
-    def _add(self, span: Span) -> None:
+    def _add(self, span: _Marked) -> None:
         with self._lock:
-            self._spans.append(span)
+            self._open.append(span)
 
     def take(self) -> list[Span]:
         """Return the spans since the last call, in the order in which they ended."""
         with self._lock:
-            spans, self._spans = self._spans, []
-        return spans
+            marked, self._open = self._open, []
+        marks = [mark for span in marked for mark in (span.start, span.end)]
+        seconds = iter(self._resolve(marks) if self._resolve is not None else [_seconds(mark) for mark in marks])
+        return [
+            Span(
+                span.name, span.activity, next(seconds), next(seconds), span.sent_bytes, span.stream, span.buffer_bytes
+            )
+            for span in marked
+        ]
+
+
+def _seconds(mark: Mark) -> float:
+    assert isinstance(mark, float)  # of a clock that marks events, `resolve` knows the seconds
+    return mark
 
 
 def record(spans: Iterable[Span], recorder: Recorder) -> None:
@@ -113,7 +163,12 @@ def totals(spans: Iterable[Span]) -> dict[str, Total]:
     result: dict[str, Total] = {}
     for span in spans:
         old = result.get(span.name, Total(0, 0.0, 0))
-        result[span.name] = Total(old.count + 1, old.seconds + span.seconds, old.sent_bytes + span.sent_bytes)
+        result[span.name] = Total(
+            old.count + 1,
+            old.seconds + span.seconds,
+            old.sent_bytes + span.sent_bytes,
+            old.buffer_bytes + span.buffer_bytes,
+        )
     return result
 
 

@@ -8,15 +8,17 @@ by the same number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from workloads.moe.router import Router
 from workloads.training.parallel.communication import CommunicationLog, collective
 from workloads.training.parallel.expert_parallel import sharded_parameters
+from workloads.training.parallel.fsdp import local
 from workloads.training.parallel.layout import Groups
 
 BUCKET_BYTES = 25 * 2**20
@@ -29,7 +31,7 @@ def reduce_gradients(module: nn.Module, groups: Groups, log: CommunicationLog) -
     identities = {id(parameter) for parameter in sharded}
     replicated = [parameter for parameter in module.parameters() if id(parameter) not in identities]
     for parameters, group in ((replicated, groups.data), (sharded, groups.expert_replicas)):
-        for bucket in _buckets(parameters):
+        for bucket in _buckets([p for p in parameters if not isinstance(p, DTensor)]):  # fsdp has reduced those
             _reduce_bucket(bucket, group, groups.layout.data, log)
 
 
@@ -55,40 +57,72 @@ def _reduce_bucket(gradients: list[Tensor], group: dist.ProcessGroup, divisor: i
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     all_reduce(flat, group, log, "gradient_reduction")
-    flat.div_(divisor)
-    for gradient, reduced in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(reduced.view_as(gradient))
+    reduced = flat.div_(divisor).split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(like) for part, like in zip(reduced, gradients, strict=True)])
 
 
 def all_reduce(x: Tensor, group: dist.ProcessGroup, log: CommunicationLog, name: str) -> None:
     """Replace `x` by its sum over the ranks of `group`."""
     ranks = dist.get_world_size(group)
     sent_bytes = 2 * (ranks - 1) * x.nbytes // ranks
-    with log.waiting(name, "exposed_communication", sent_bytes=sent_bytes), collective(name):
+    wait = log.waiting(name, "exposed_communication", sent_bytes=sent_bytes, buffer_bytes=x.nbytes)
+    with wait, collective(name):
         dist.all_reduce(x, group=group)
 
 
+def add_copies(parameter: nn.Parameter, groups: Groups, log: CommunicationLog) -> None:
+    """Give the first and the last pipeline rank, which both hold `parameter`, the sum of their gradients."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    first, last = 0, groups.layout.pipeline - 1
+    name, nbytes, group = "embedding_reduction", parameter.grad.nbytes, groups.pipeline
+    with log.waiting(name, "exposed_communication", sent_bytes=nbytes), collective(name):
+        if groups.pipeline_rank == last:
+            dist.send(parameter.grad, group=group, group_dst=first)
+            dist.recv(parameter.grad, group=group, group_src=first)
+        else:
+            others = torch.empty_like(parameter.grad)
+            dist.recv(others, group=group, group_src=last)
+            parameter.grad += others
+            dist.send(parameter.grad, group=group, group_dst=last)
+
+
 @torch.no_grad()
-def clip_gradients(module: nn.Module, largest_norm: float, groups: Groups, log: CommunicationLog) -> Tensor:
+def clip_gradients(
+    module: nn.Module,
+    largest_norm: float,
+    groups: Groups,
+    log: CommunicationLog,
+    copies: Collection[nn.Parameter] = (),
+) -> Tensor:
     """Scale this rank's gradients so that the norm of the whole model's is at most `largest_norm`.
 
-    Returns the norm before. Call it after `reduce_gradients`; every rank takes part.
+    Returns the norm before, in which `copies` do not count. Call it after `reduce_gradients`; every rank takes part.
     """
+    uncounted = {id(parameter) for parameter in copies}
     sharded = {id(parameter) for parameter in sharded_parameters(module)}
     squares = torch.zeros(2, dtype=torch.float64, device=next(module.parameters()).device)
     for parameter in module.parameters():
-        if parameter.grad is not None:
-            squares[int(id(parameter) in sharded)] += parameter.grad.double().square().sum()
-    replicated, experts = squares[0:1].clone(), squares[1:2].clone()
-    all_reduce(experts, groups.experts_backward, log, "gradient_norm")
-    total = replicated + experts
+        if parameter.grad is not None and id(parameter) not in uncounted:
+            norm = torch.linalg.vector_norm(local(parameter.grad)).double()
+            held_in_parts = id(parameter) in sharded or isinstance(parameter, DTensor)
+            squares[int(held_in_parts)] += norm.square()
+    replicated, parts = squares[0:1].clone(), squares[1:2].clone()
+    fsdp = any(isinstance(parameter, DTensor) for parameter in module.parameters())
+    all_reduce(parts, groups.data if fsdp else groups.experts_backward, log, "gradient_norm")
+    total = replicated + parts
     all_reduce(total, groups.pipeline, log, "gradient_norm")
     norm = total.sqrt()[0]
-    scale = torch.clamp(largest_norm / (norm + 1e-6), max=1.0)
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            parameter.grad.mul_(scale.to(parameter.grad.dtype))
+    scale_down([local(p.grad) for p in module.parameters() if p.grad is not None], norm, largest_norm)
     return norm
+
+
+def scale_down(gradients: list[Tensor], norm: Tensor, largest_norm: float) -> None:
+    """Multiply so that `norm` becomes `largest_norm`, if it is larger."""
+    if norm.device.type == "cpu" and norm <= largest_norm:
+        return  # saves a pass over all gradients; an accelerator would have to be waited for to know
+    scale = torch.clamp(largest_norm / (norm + 1e-6), max=1.0)
+    torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
 
 
 def take_load(module: nn.Module, groups: Groups, log: CommunicationLog) -> Tensor:

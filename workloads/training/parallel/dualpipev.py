@@ -15,8 +15,9 @@ and a backward that do not depend on each other. With M >= 2P micro-batches, ran
     7.  P-r-1 times        W I0            weight parts fill what would be bubbles
     8.  r+1 times          W               the rest of them
 
-The bubble is (P/2 - 1)(F&B + B - 3W), where F&B is the time of a pair, B of a full backward and W of its weight
-part; 1F1B's is (P - 1)(F + B). torch's ScheduleDualPipeV gives this order; but it executes a pair as F, then B.
+The bubble is (P - 1)(F&B + B - 3W) with the times of one stage, where F&B is the time of a pair, B of a full backward
+and W of its weight part (DualPipe's table writes 2P as PP); 1F1B's is (P - 1)(F + B). torch's ScheduleDualPipeV
+gives this order; but it executes a pair as F, then B.
 
 What a pair does here. The main thread runs F, a second one runs B. Where one of them waits for an exchange or for
 another stage, the interpreter and the processor belong to the other. A pair that waits for c_F and c_B and computes
@@ -41,22 +42,22 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
-from torch.distributed.pipelining.schedules import _Action, _PipelineContext, _PipelineScheduleRuntime
 
 from tokenstone.errors import InvalidValue
 from workloads.training.parallel.actions import Actions, split_pair
 from workloads.training.parallel.communication import CommunicationLog
 from workloads.training.parallel.layout import Groups
+from workloads.training.parallel.torch_private import Action, PipelineContext, PipelineScheduleRuntime
 
 
 class OverlappedActions(Actions):
     """The computing actions, with the pairs F&B executed at the same time. Close it to end its thread."""
 
-    def __init__(self, schedule: _PipelineScheduleRuntime, log: CommunicationLog, device: torch.device) -> None:
+    def __init__(self, schedule: PipelineScheduleRuntime, log: CommunicationLog, device: torch.device) -> None:
         super().__init__(schedule, log)
         self._backward_thread = ThreadPoolExecutor(1, "backward", _as_this_thread, (torch.get_num_threads(), device))
 
-    def forward_and_backward(self, action: _Action, ctx: _PipelineContext) -> None:
+    def forward_and_backward(self, action: Action, ctx: PipelineContext) -> None:
         """F here, B in the other thread; return when both are done. An error of either is raised, F's first."""
         forward, backward = split_pair(action)
         other = self._backward_thread.submit(self.backward, backward, ctx)

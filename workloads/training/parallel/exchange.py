@@ -11,6 +11,7 @@ R ranks of the group, E experts, e experts of one rank.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -63,7 +64,8 @@ class Exchange(Protocol):
 class AllToAll:
     """The plain exchange: rows as they are, by all-to-all with uneven splits.
 
-    `latency_seconds` makes each message arrive that much later: a simulated slow link, for tests and benchmarks.
+    `latency_seconds` makes each message arrive that much later, `bytes_per_second` later by the time that its bytes
+    would take: a simulated slow link, for tests and benchmarks.
     """
 
     def __init__(
@@ -73,12 +75,13 @@ class AllToAll:
         log: CommunicationLog,
         *,
         latency_seconds: float = 0.0,
+        bytes_per_second: float = math.inf,
     ) -> None:
         if latency_seconds < 0:
             raise InvalidValue(f"latency of {latency_seconds:g} s", where="exchange", hint="give 0 or more")
         self.groups = {Pass.FORWARD: forward, Pass.BACKWARD: backward}
         self.log = log
-        self.latency_seconds = latency_seconds
+        self.latency_seconds, self.bytes_per_second = latency_seconds, bytes_per_second
         self.rank, self.ranks = dist.get_rank(forward), dist.get_world_size(forward)
 
     def plan(self, load_E: Tensor, direction: Pass) -> Plan:
@@ -112,9 +115,16 @@ class AllToAll:
         arrived = rows.new_empty((sum(received_R), *rows.shape[1:]))
         row_bytes = rows[:1].numel() * rows.element_size() if len(rows) else 0
         away = sum(sent_R) - sent_R[self.rank]
-        sent, stream = away * row_bytes, direction.value
-        with self.log.waiting(name, "exposed_communication", sent_bytes=sent, stream=stream), collective(name):
+        wait = self.log.waiting(
+            name,
+            "exposed_communication",
+            sent_bytes=away * row_bytes,
+            buffer_bytes=sum(sent_R) * row_bytes,
+            stream=direction.value,
+        )
+        with wait, collective(name):
             dist.all_to_all_single(arrived, rows.contiguous(), received_R, sent_R, group=self.groups[direction])
-            if self.latency_seconds:
-                time.sleep(self.latency_seconds)
+            come = (sum(received_R) - received_R[self.rank]) * row_bytes
+            if delay := self.latency_seconds + max(away * row_bytes, come) / self.bytes_per_second:
+                time.sleep(delay)
         return arrived

@@ -5,7 +5,7 @@
         loss = pipeline.step(ids_BT, targets_BT)        # gradients as of one process with all the data
         optimizer.step()
 
-Shape suffixes: B sequences of this data-parallel rank, T tokens of a sequence, W words of the vocabulary.
+Shape suffixes: B sequences of this data-parallel rank, T tokens of a sequence.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenstone.errors import InvalidValue, TokenstoneError
 from workloads.moe.model import MoeModel
+from workloads.moe.mtp import MultiTokenPrediction
 from workloads.training.parallel.actions import Actions
 from workloads.training.parallel.communication import CommunicationLog, not_completed
-from workloads.training.parallel.data_parallel import reduce_gradients
+from workloads.training.parallel.data_parallel import add_copies, clip_gradients, reduce_gradients
 from workloads.training.parallel.dualpipev import OverlappedActions, require_two_groups
-from workloads.training.parallel.exchange import AllToAll, Exchange
+from workloads.training.parallel.exchange import AllToAll
 from workloads.training.parallel.expert_parallel import shard_experts
+from workloads.training.parallel.fsdp import check_fsdp, shard_weights
 from workloads.training.parallel.layout import Groups
+from workloads.training.parallel.redundant_experts import replicate_experts
 from workloads.training.parallel.schedules import check_schedule, make_schedule, schedule_kind
 from workloads.training.parallel.stages import cut, pipeline_stage
 
@@ -42,6 +44,10 @@ class PipelinePlan:
     sequence_length: int
     overlap: bool = True
     """Whether the pairs of DualPipeV run at the same time. Other schedules have no pairs."""
+    fsdp: bool = False
+    """Whether weights are sharded over the data-parallel ranks, rather than gradients averaged."""
+    redundant_experts: int = 0
+    """Copies of experts in each layer, over all ranks of an expert-parallel group."""
 
 
 class Pipeline:
@@ -58,7 +64,8 @@ class Pipeline:
         plan: PipelinePlan,
         log: CommunicationLog,
         *,
-        exchange: Exchange | None = None,
+        exchange: AllToAll | None = None,
+        prediction: MultiTokenPrediction | None = None,
     ) -> None:
         layout = groups.layout
         check_schedule(
@@ -67,15 +74,39 @@ class Pipeline:
         )  # fmt: skip
         if plan.overlap and plan.schedule == "DualPipeV":
             require_two_groups(groups)
+        if plan.fsdp:
+            check_fsdp(layout, plan.micro_batches)
+        if plan.redundant_experts and layout.experts == 1:
+            raise InvalidValue(
+                f"{plan.redundant_experts} redundant experts, but one rank holds all", where="redundant_experts",
+                hint="share the experts among 2 or more ranks (--experts)",
+            )  # fmt: skip
         if layout.experts > 1:
             exchange = exchange or AllToAll(groups.experts_forward, groups.experts_backward, log)
-            shard_experts(model, exchange, groups.experts_forward)
+            for part in (model, prediction) if prediction is not None else (model,):
+                if plan.redundant_experts:
+                    replicate_experts(part, exchange, groups.experts_forward, plan.redundant_experts)
+                else:
+                    shard_experts(part, exchange, groups.experts_forward)
         kind = schedule_kind(plan.schedule)
         count = layout.pipeline * kind.stages_per_rank
         indices = kind.stages_of(groups.pipeline_rank, layout.pipeline)
         self.groups, self.plan, self.log = groups, plan, log
-        stages = [cut(model, index, count).to(device) for index in indices]
+        self.has_first, self.has_last = 0 in indices, count - 1 in indices
+        stages = [
+            cut(model, index, count, prediction=prediction, shares_embedding=self.has_first).to(device)
+            for index in indices
+        ]
+        if plan.fsdp:
+            for stage in stages:
+                shard_weights(stage, stage.parts(), groups, device, log)
         self.stages = nn.ModuleList(stages)
+        self._objective = stages[-1].objective
+        self._copies: list[nn.Parameter] = []  # of the embedding, if another rank holds it as well
+        if prediction is not None and self.has_first != self.has_last:
+            self._copies = [
+                nn.Module.get_parameter(stage, "embedding.weight") for stage in stages if stage.embedding is not None
+            ]
         self.schedule = make_schedule(
             plan.schedule,
             [
@@ -87,9 +118,8 @@ class Pipeline:
                 for index, stage in zip(indices, stages, strict=True)
             ],
             plan.micro_batches,
-            _mean_loss,
+            self._objective or _no_loss,
         )  # fmt: skip
-        self.has_first, self.has_last = 0 in indices, count - 1 in indices
         overlapped = plan.overlap and plan.schedule == "DualPipeV"
         self._actions = OverlappedActions(self.schedule, log, device) if overlapped else Actions(self.schedule, log)
         self._actions.register()
@@ -107,13 +137,28 @@ class Pipeline:
                 f"a batch of {tuple(ids_BT.shape)} with targets {tuple(targets_BT.shape)}", where="pipeline",
                 hint=f"it was planned for {wanted}",
             )  # fmt: skip
-        losses: list[Tensor] = []
+        if self.plan.fsdp:
+            self._step_alone(ids_BT, targets_BT)
+        else:
+            self._step_by_schedule(ids_BT, targets_BT)
+        for weight in self._copies:
+            add_copies(weight, self.groups, self.log)
+        reduce_gradients(self.stages, self.groups, self.log)
+        return self._objective.take_loss() if self._objective is not None else None
+
+    def _step_alone(self, ids_BT: Tensor, targets_BT: Tensor) -> None:
+        """One stage and one micro-batch: there is nothing to schedule."""
+        (stage,) = self.stages
+        assert self._objective is not None
+        with self.log.computing():
+            self._objective(stage(ids_BT), targets_BT).backward()
+
+    def _step_by_schedule(self, ids_BT: Tensor, targets_BT: Tensor) -> None:
         own: TokenstoneError | None = None
         try:
             self.schedule.step(
                 *([ids_BT] if self.has_first else []),
                 target=targets_BT if self.has_last else None,
-                losses=losses,
                 return_outputs=False,
             )
         except RuntimeError as error:  # torch wraps what was raised inside a stage
@@ -122,8 +167,11 @@ class Pipeline:
                 raise
         if own is not None:
             raise own
-        reduce_gradients(self.stages, self.groups, self.log)
-        return torch.stack(losses).detach().mean() if self.has_last else None
+
+    def clip_gradients(self, largest_norm: float) -> Tensor:
+        """Scale the gradients as `data_parallel.clip_gradients` does; what two stages hold counts once."""
+        uncounted = [] if self.has_first else self._copies
+        return clip_gradients(self.stages, largest_norm, self.groups, self.log, uncounted)
 
     def close(self) -> None:
         """End the threads."""
@@ -139,8 +187,9 @@ class Pipeline:
         self.close()
 
 
-def _mean_loss(logits_BTW: Tensor, targets_BT: Tensor) -> Tensor:
-    return F.cross_entropy(logits_BTW.flatten(0, 1), targets_BT.flatten())
+def _no_loss(*_: Tensor) -> Tensor:
+    """Of a rank without the last stage: torch takes a schedule without a loss function for one without backward."""
+    raise AssertionError("this rank has no last stage")
 
 
 def _own_error(error: BaseException) -> TokenstoneError | None:

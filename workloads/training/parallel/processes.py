@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from tokenstone.errors import InvalidValue, WorkloadFailed
 
@@ -29,6 +31,8 @@ class Place:
     size: int = 1
     local_rank: int = 0
     rendezvous: str | None = None
+    attempt: int = 0
+    """How often torchrun has restarted the processes, where they all meet in one store: it holds old addresses."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size or self.local_rank < 0:
@@ -39,17 +43,22 @@ class Place:
 
 
 def place_from_environment(environment: Mapping[str, str] = os.environ) -> Place:
-    """Read the place that torchrun or Slurm's srun has given this process; alone if neither has started it.
+    """Read the place that a launcher has given this process; alone if none has started it.
+
+    torchrun sets RANK, WORLD_SIZE and LOCAL_RANK. So does whoever starts one process a pod on Kubernetes (Kubeflow's
+    PyTorchJob), but for LOCAL_RANK, which is 0 then. Slurm's srun has names of its own.
 
     Raises InvalidValue for a variable that is missing or no number, or when Slurm ran on several nodes and nothing
     says where to meet.
     """
     for names in (_TORCHRUN, _SLURM):
-        if names[0] in environment:
-            rank, size, local_rank = (_whole_number(environment, name) for name in names)
+        if any(name in environment for name in names[:2]):
+            rank, size = (_whole_number(environment, name) for name in names[:2])
+            local_rank = _whole_number(environment, names[2]) if names[2] in environment or names is _SLURM else 0
             address = environment.get("MASTER_ADDR") or _slurm_address(environment)
-            port = environment.get("MASTER_PORT") or _slurm_port(environment)
-            return Place(rank, size, local_rank, f"tcp://{address}:{port}")
+            shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            attempt = _whole_number(environment, "TORCHELASTIC_RESTART_COUNT") if shared else 0
+            return Place(rank, size, local_rank, f"tcp://{address}:{_port(environment)}", attempt)
     return Place()
 
 
@@ -58,6 +67,15 @@ def _whole_number(environment: Mapping[str, str], name: str) -> int:
     if text is None or not text.isdecimal():
         raise InvalidValue(f"{name} is {text!r}", where="process environment", hint="start with torchrun or srun")
     return int(text)
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    if not environment.get("MASTER_PORT"):
+        return _slurm_port(environment)
+    port = _whole_number(environment, "MASTER_PORT")
+    if not 0 < port < 2**16:
+        raise InvalidValue(f"MASTER_PORT is {port}", where="process environment", hint="ports end at 65535")
+    return port
 
 
 def _slurm_address(environment: Mapping[str, str]) -> str:
@@ -107,15 +125,14 @@ def joined(place: Place, device: torch.device, *, deadline_seconds: float = DEAD
         raise InvalidValue(
             f"torch has no collectives for a {device.type} device", where="processes", hint="use one process"
         ) from None
-    alone = dist.HashStore() if place.rendezvous is None else None  # type: ignore[attr-defined]
+    timeout = datetime.timedelta(seconds=deadline_seconds)
     try:
         dist.init_process_group(
             backend,
-            init_method=place.rendezvous,
-            store=alone,
+            store=_store(place, timeout),
             rank=place.rank,
             world_size=place.size,
-            timeout=datetime.timedelta(seconds=deadline_seconds),
+            timeout=timeout,
             device_id=None if device.type == "cpu" else device,
         )
     except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
@@ -128,6 +145,16 @@ def joined(place: Place, device: torch.device, *, deadline_seconds: float = DEAD
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _store(place: Place, timeout: datetime.timedelta) -> Store:
+    """Where the ranks of this attempt leave their addresses for each other."""
+    if place.rendezvous is None:
+        alone: Store = HashStore()
+        return alone
+    store, _, _ = next(rendezvous(place.rendezvous, place.rank, place.size, timeout=timeout))
+    store.set_timeout(timeout)
+    return PrefixStore(f"attempt-{place.attempt}", store)
 
 
 def _first_line(error: BaseException) -> str:

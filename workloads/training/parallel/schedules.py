@@ -22,20 +22,15 @@ from torch.distributed.pipelining import (
     ScheduleInterleaved1F1B,
     ScheduleZBVZeroBubble,
 )
-from torch.distributed.pipelining.schedules import (
-    FORWARD,
-    FULL_BACKWARD,
-    _Action,
-    _PipelineScheduleRuntime,
-)
 
 from tokenstone.errors import InvalidValue, UnknownName
+from workloads.training.parallel.torch_private import FORWARD, FULL_BACKWARD, Action, PipelineScheduleRuntime
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits_BTW, targets_BT) of a micro-batch -> the mean loss of its tokens."""
 
 
-class OneForwardOneBackward(_PipelineScheduleRuntime):
+class OneForwardOneBackward(PipelineScheduleRuntime):
     """1F1B on torch's runtime of actions.
 
     torch's own Schedule1F1B runs the same order, but it cannot be observed and posts each receive only when it needs
@@ -48,11 +43,11 @@ class OneForwardOneBackward(_PipelineScheduleRuntime):
         self._prepare_schedule_with_comms({rank: _order_1f1b(rank, ranks, n_microbatches) for rank in range(ranks)})
 
 
-def _order_1f1b(rank: int, ranks: int, micro_batches: int) -> list[_Action | None]:
+def _order_1f1b(rank: int, ranks: int, micro_batches: int) -> list[Action | None]:
     """Warm up until the last rank has work, then one forward and one backward in turn, then drain."""
     ahead = min(ranks - 1 - rank, micro_batches)
-    forward: list[_Action | None] = [_Action(rank, FORWARD, index) for index in range(micro_batches)]
-    backward: list[_Action | None] = [_Action(rank, FULL_BACKWARD, index) for index in range(micro_batches)]
+    forward: list[Action | None] = [Action(rank, FORWARD, index) for index in range(micro_batches)]
+    backward: list[Action | None] = [Action(rank, FULL_BACKWARD, index) for index in range(micro_batches)]
     steady = [action for pair in zip(forward[ahead:], backward, strict=False) for action in pair]
     return [*forward[:ahead], *steady, *backward[micro_batches - ahead :]]
 
@@ -61,7 +56,7 @@ def _order_1f1b(rank: int, ranks: int, micro_batches: int) -> list[_Action | Non
 class Kind:
     """One kind of schedule."""
 
-    runtime: type[_PipelineScheduleRuntime]
+    runtime: type[PipelineScheduleRuntime]
     stages_per_rank: int
     v_shaped: bool = False
 
@@ -129,7 +124,7 @@ def check_stages(name: str, stages: Sequence[int], *, rank: int, ranks: int) -> 
         )  # fmt: skip
 
 
-def make_schedule(name: str, stages: list[PipelineStage], micro_batches: int, loss: Loss) -> _PipelineScheduleRuntime:
+def make_schedule(name: str, stages: list[PipelineStage], micro_batches: int, loss: Loss) -> PipelineScheduleRuntime:
     """Build the schedule of this rank; raises as `check_stages` does."""
     rank, ranks = stages[0].group_rank, stages[0].group_size
     check_stages(name, [stage.stage_index for stage in stages], rank=rank, ranks=ranks)

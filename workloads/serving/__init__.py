@@ -1,0 +1,1 @@
+"""The reference engine behind OpenAI's HTTP protocol."""
