@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,11 @@ class Process:
 
     def cpu_seconds(self) -> float:
         """Processor time so far; the kernel counts it in nanoseconds for each thread."""
-        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        nanoseconds = 0
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with suppress(FileNotFoundError):  # the thread of a scrape, which has just ended
+                nanoseconds += int((task / "schedstat").read_text().split()[0])
+        return nanoseconds / 1e9
 
     def memory_bytes(self) -> dict[str, int]:
         """Resident memory, and the part of it that is nobody else's."""

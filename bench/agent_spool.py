@@ -60,7 +60,8 @@ def windows_of_a_day(keys: list[SeriesKey], intervals: int) -> Iterator[list[Win
             else:
                 level *= dice.uniform(0.98, 1.02)
                 levels[key] = level = min(level, 0.9) if key in shares else level
-                low, high = round(level * dice.uniform(0.9, 1), 3), round(level * dice.uniform(1, 1.1), 3)
+                low = min(level, round(level * dice.uniform(0.9, 1), 3))
+                high = max(level, round(level * dice.uniform(1, 1.1), 3))
                 windows.append(Window(key, start, WINDOW_SECONDS, 10, level, low, high))
         yield windows
         start += WINDOW_SECONDS + dice.uniform(-1e-3, 1e-3)
