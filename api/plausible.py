@@ -29,6 +29,8 @@ class _Bounds(NamedTuple):
 # Sources round, and an average can come out a little over the whole: 5 % is let pass.
 _BY_UNIT = {"ratio": _Bounds(0.0, 1.05), "celsius": _Bounds(-100.0, 200.0)}
 _ANY = _Bounds(0.0, math.inf)
+# A clock may be behind as well as ahead.
+_BY_NAME = {"tokenstone_clock_offset_seconds": _Bounds(-math.inf, math.inf)}
 
 
 def check_batch(batch: WindowBatch, settings: Settings, *, now: float) -> None:
@@ -98,7 +100,7 @@ def _check_values(batch: WindowBatch, metrics: Sequence[Metric]) -> None:
         if gauges[index]:
             if mean is None or least is None or most is None or delta is not None:
                 raise _of_kind(metrics[index], number)
-            low, high = _BY_UNIT.get(metrics[index].unit, _ANY)
+            low, high = _BY_NAME.get(metrics[index].name) or _BY_UNIT.get(metrics[index].unit, _ANY)
             if not (low <= least and most <= high):
                 raise _out_of_bounds(metrics[index], number, least if least < low else most, low, high)
             slack = _ABOVE * max(abs(least), abs(most))

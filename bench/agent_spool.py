@@ -44,7 +44,8 @@ def windows_of_a_day(keys: list[SeriesKey], intervals: int) -> Iterator[list[Win
     """Yield the windows of each interval."""
 
     dice = random.Random(3)  # noqa: S311
-    levels = {key: 10 ** dice.uniform(0, 9) for key in keys}
+    shares = {key for key in keys if REGISTRY[key.metric].unit in {"ratio", "celsius"}}
+    levels = {key: dice.uniform(0.1, 0.8) if key in shares else 10 ** dice.uniform(0, 9) for key in keys}
     still = {key for key in keys if dice.random() < 0.2}
     start = time.time() - intervals * WINDOW_SECONDS  # the service takes nothing of the future
     for _ in range(intervals):
@@ -57,8 +58,10 @@ def windows_of_a_day(keys: list[SeriesKey], intervals: int) -> Iterator[list[Win
             elif key in still:
                 windows.append(Window(key, start, WINDOW_SECONDS, 10, level, level, level))
             else:
-                levels[key] = level = level * dice.uniform(0.98, 1.02)
-                low, high = round(level * dice.uniform(0.9, 1), 3), round(level * dice.uniform(1, 1.1), 3)
+                level *= dice.uniform(0.98, 1.02)
+                levels[key] = level = min(level, 0.9) if key in shares else level
+                low = min(level, round(level * dice.uniform(0.9, 1), 3))
+                high = max(level, round(level * dice.uniform(1, 1.1), 3))
                 windows.append(Window(key, start, WINDOW_SECONDS, 10, level, low, high))
         yield windows
         start += WINDOW_SECONDS + dice.uniform(-1e-3, 1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,13 +14,18 @@ from collector.exporter import CONTENT_TYPE, Exposition
 from collector.listen import ListenAddress
 from tokenstone.errors import InvalidValue, PortInUse
 
+# How often it looks whether to stop, when nobody connects.
+_POLL_SECONDS = 2.0
 _PATHS = ("/metrics", "/-/healthy", "/-/ready")
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: MetricsServer
-    timeout = 10.0
-    """A client that connects and says nothing is let go."""
+    protocol_version = "HTTP/1.1"
+    """Prometheus keeps its connection: a new one, with a thread of its own, would cost more than the answer."""
+    wbufsize = -1
+    timeout = 90.0
+    """A client that says nothing for longer is let go."""
 
     def do_GET(self) -> None:
         """Answer; what is not ready says why, with 503."""
@@ -63,7 +69,9 @@ class MetricsServer(ThreadingHTTPServer):
             raise InvalidValue(
                 f"cannot listen: {error.strerror}", where=str(listen), hint="give another --listen"
             ) from None
-        self._thread = threading.Thread(target=self.serve_forever, name="tokenstone-metrics", daemon=True)
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(_POLL_SECONDS,), name="tokenstone-metrics", daemon=True
+        )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up amid the answer is nobody's concern."""
@@ -76,6 +84,8 @@ class MetricsServer(ThreadingHTTPServer):
 
     def stop(self) -> None:
         """Stop serving and free the port."""
-        self.shutdown()
+        threading.Thread(target=self.shutdown, daemon=True).start()
+        with suppress(OSError):  # a connection wakes it up to see that it is to stop
+            socket.create_connection(self.server_address[:2], timeout=1).close()
         self._thread.join()
         self.server_close()

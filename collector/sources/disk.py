@@ -32,7 +32,7 @@ def parse_diskstats(text: str) -> dict[str, dict[str, float]]:
     for line in text.splitlines():
         fields = line.split()
         values = fields[3 : 3 + _COLUMNS]
-        if len(values) == _COLUMNS and all(value.isdigit() for value in values):
+        if len(values) == _COLUMNS and "".join(values).isdigit():
             devices[fields[2]] = {metric: int(values[c]) * factor for c, (metric, factor) in _COUNTERS.items()}
     return devices
 

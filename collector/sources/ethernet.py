@@ -36,7 +36,7 @@ def parse_net_dev(text: str) -> dict[str, tuple[int, ...]]:
     for line in text.splitlines():
         name, colon, values = line.rpartition(":")
         numbers = values.split()
-        if colon and len(numbers) == _COLUMNS and all(number.isdigit() for number in numbers):
+        if colon and len(numbers) == _COLUMNS and "".join(numbers).isdigit():
             counters[name.strip()] = tuple(map(int, numbers))
     return counters
 

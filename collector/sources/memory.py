@@ -19,9 +19,10 @@ def parse_meminfo(text: str) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for line in text.splitlines():
-        name, _, value = line.partition(":")
-        match value.split():
-            case [number, "kB"] if number.isdigit():
+        if line.endswith(" kB"):
+            name, _, value = line[:-3].partition(":")
+            number = value.strip()
+            if number.isdigit():
                 sizes[name] = int(number) * 1024
     return sizes
 

@@ -9,7 +9,7 @@ import pynvml
 
 from collector.sources.nvml_driver import NvmlDriver, SwitchedOff
 from collector.sources.nvml_errors import NO_NUMBER, Fault, classify, explain, is_lost
-from collector.sources.nvml_values import BlankValue, Value, whole
+from collector.sources.nvml_values import BlankValue, Value, real, whole
 from tokenstone.sample import labels
 
 _THROTTLE_REASONS = {
@@ -35,7 +35,7 @@ class Query(NamedTuple):
 
 def _busy(driver: NvmlDriver, handle: Any) -> _Answers:
     rates = driver.call("nvmlDeviceGetUtilizationRates", handle)
-    return [("accel_busy_ratio", whole(rates.gpu, 0.01, bits=32), ())]
+    return [("accel_busy_ratio", real(whole(rates.gpu, bits=32), 0.01, is_ratio=True), ())]
 
 
 def _memory(driver: NvmlDriver, handle: Any) -> _Answers:

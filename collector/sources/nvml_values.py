@@ -12,8 +12,8 @@ _BLANK_32 = {0xFFFFFFFF, 0x7FFFFFF0, 0x7FFFFFF1, 0x7FFFFFF2, 0x7FFFFFF3}
 _BLANK_64 = {0xFFFFFFFFFFFFFFFF, *(0x7FFFFFFFFFFFFFF0 + last for last in range(4))}
 _BLANK_REAL = 140737488355328.0
 
-# A share of more than the whole by this much is no rounding: it is a mark or an error.
-_LARGEST_RATIO = 1.1
+# A share of more than the whole by this much is no rounding: it is a mark or an error, and the service takes none.
+_LARGEST_RATIO = 1.05
 
 
 class BlankValue(Exception):

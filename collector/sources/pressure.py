@@ -20,11 +20,10 @@ def parse_pressure(text: str) -> dict[str, float]:
     """
     seconds: dict[str, float] = {}
     for line in text.splitlines():
-        kind, *fields = line.split() or [""]
-        for field in fields:
-            name, _, value = field.partition("=")
-            if kind in {"some", "full"} and name == "total" and value.isdigit():
-                seconds[kind] = int(value) / 1e6
+        kind = line.partition(" ")[0]
+        value = line.partition(" total=")[2].partition(" ")[0]
+        if kind in {"some", "full"} and value.isdigit():
+            seconds[kind] = int(value) / 1e6
     return seconds
 
 
