@@ -408,7 +408,7 @@ def test_the_printed_factors_multiply_to_the_printed_score():
 
 
 def test_latencies_have_units_percentiles_and_counts(priced):
-    ttft, tpot, _ = priced.table("Latency")[1:]
+    ttft, tpot, *_ = priced.table("Latency")[1:]
     assert ttft[0] == "TTFT, s time to first token; objective ≤ 0.5 s"
     assert tpot[0].startswith("TPOT, ms")
     assert tpot[1:] == ["62.5", "62.5", "62.5", "62.5", "4"]
