@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli import train_demands
 from cli.launch import Launch, require_no_launcher
 from cli.train_demands import demands
 from cli.train_plan import make_spec
@@ -101,7 +102,8 @@ def test_every_preset_is_weighed_and_what_cannot_fit_is_refused(dry_run):
     }  # fmt: skip
 
 
-def test_without_hardware_what_the_host_cannot_hold_is_refused(dry_run):
+def test_without_an_accelerator_what_the_host_cannot_hold_is_refused(dry_run, monkeypatch):
+    monkeypatch.setattr(train_demands, "_accelerator_memory", lambda: (None, ""))
     code, _, err = dry_run("--preset", "deepseek-v3")
     assert code == 2
     assert "of this host" in err

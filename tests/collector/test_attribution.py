@@ -1,6 +1,7 @@
 """Who holds which device: Slurm's files and control groups, a real kubelet socket, ranks, idle devices."""
 
 import shutil
+import tempfile
 from concurrent import futures
 from pathlib import Path
 
@@ -205,8 +206,8 @@ def test_no_rank(environment):
 
 
 @pytest.fixture
-def kubelet(tmp_path, monkeypatch):
-    """A real gRPC server at the kubelet's place below a root."""
+def kubelet():
+    """A real gRPC server at the kubelet's place below a root, whose path is short: a socket's has 107 characters."""
     from collector.sources.podresources import podresources_pb2 as messages  # noqa: PLC0415
 
     response = messages.ListPodResourcesResponse(
@@ -234,12 +235,13 @@ def kubelet(tmp_path, monkeypatch):
     )
     server = grpc.server(futures.ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": method}),))
-    path = tmp_path / SOCKET
-    path.parent.mkdir(parents=True)
-    server.add_insecure_port(f"unix://{path}")
-    server.start()
-    yield server, tmp_path
-    server.stop(None).wait()
+    with tempfile.TemporaryDirectory(prefix="kubelet-") as folder:
+        path = Path(folder) / SOCKET
+        path.parent.mkdir(parents=True)
+        server.add_insecure_port(f"unix://{path}")
+        server.start()
+        yield server, Path(folder)
+        server.stop(None).wait()
 
 
 def test_pods_by_device_from_the_kubelet(kubelet):

@@ -112,7 +112,7 @@ def test_ctrl_c_leaves_a_failed_run_and_no_process(marked, tmp_path, stage):
         _, err = bench.communicate(timeout=60)
         assert bench.returncode == 130
         assert err.strip().splitlines()[-1] == "tokenstone: interrupted"
-    assert marked.alive() == []
+    assert eventually(lambda: not marked.alive()), marked.alive()
     ended = states(marked, tmp_path)
     interrupted = [state for state in ended.values() if state == "failed: interrupted"]
     assert len(interrupted) == (1 if stage in {"train: ", "infer: "} else 0)
