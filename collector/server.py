@@ -85,7 +85,8 @@ class MetricsServer(ThreadingHTTPServer):
     def stop(self) -> None:
         """Stop serving and free the port."""
         threading.Thread(target=self.shutdown, daemon=True).start()
+        host, port = self.server_address[:2]
         with suppress(OSError):  # a connection wakes it up to see that it is to stop
-            socket.create_connection(self.server_address[:2], timeout=1).close()
+            socket.create_connection((str(host), int(port)), timeout=1).close()
         self._thread.join()
         self.server_close()
