@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tokenstone.errors import InvalidValue
+from tokenstone.errors import InvalidFile, InvalidValue
 
 _PREFIX = "TOKENSTONE_"
 
@@ -27,6 +29,9 @@ class Settings(BaseSettings):
     """Folder of everything that the service keeps."""
     database: Annotated[str | None, Field(min_length=1, repr=False)] = None
     """SQLAlchemy URL (SQLite or PostgreSQL); by default a SQLite file in the data folder. May hold a password."""
+    database_password_file: Path | None = None
+    """File with the database's password, where the URL holds none: a secret that is mounted stays out of the
+    environment."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64_000_000
     """Longest request body, before and after decompression."""
     authentication: bool | None = None
@@ -61,13 +66,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.workers > 1 and self.database_url.startswith("sqlite"):
+        if self.workers > 1 and (self.database or "sqlite").startswith("sqlite"):
             raise ValueError("several workers need PostgreSQL: SQLite takes one writing process")
         if self.tls_key is not None and self.tls_certificate is None:
             raise ValueError("a TLS key without a certificate")
-        for path in (self.tls_certificate, self.tls_key):
+        for path in (self.tls_certificate, self.tls_key, self.database_password_file):
             if path is not None and not path.is_file():
                 raise ValueError(f"there is no file {str(path)!r}")
+        if self.database_password_file is not None and self.database is None:
+            raise ValueError("a file with the database's password, and no database: SQLite has none")
         return self
 
     @property
@@ -77,8 +84,32 @@ class Settings(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        """The database in use."""
-        return self.database or f"sqlite:///{self.data.resolve() / 'tokenstone.db'}"
+        """The database in use, with its password. Raises InvalidFile for a password that cannot be read."""
+        url = self.database or f"sqlite:///{self.data.resolve() / 'tokenstone.db'}"
+        return url if self.database_password_file is None else _with_password(url, self.database_password_file)
+
+
+def _with_password(url: str, file: Path) -> str:
+    """Put the password of `file` behind the user's name in `url`; one that the URL holds already stays."""
+    parts = urlsplit(url)
+    if parts.password:
+        return url
+    if not parts.username:
+        raise InvalidValue(
+            "a password, and no user whose it is", where="database (TOKENSTONE_DATABASE)",
+            hint="name the user: postgresql://USER@HOST/NAME",
+        )  # fmt: skip
+    try:
+        password = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidFile(
+            "the database's password cannot be read", where=str(file),
+            hint=f"user {os.geteuid()}, as whom this runs, must be able to read it",
+        ) from error  # fmt: skip
+    if not password:
+        raise InvalidFile("the database's password is empty", where=str(file), hint="write it anew")
+    user, _, place = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.removesuffix(':')}:{quote(password, safe='')}@{place}").geturl()
 
 
 def is_loopback(host: str) -> bool:
