@@ -20,6 +20,7 @@ from cli import (
     doctor,
     fleet,
     infer,
+    job,
     key,
     probe,
     project,
@@ -46,6 +47,7 @@ app.command("bench")(bench.command)
 app.command("train")(train.command)
 app.command("infer")(infer.command)
 app.command("serve-model")(serve_model.command)
+app.command("job")(job.command)
 app.command("ablate")(ablate.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)
