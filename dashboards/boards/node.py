@@ -65,7 +65,7 @@ def make() -> Dashboard:
                    most=1.0, size=(8, 7)),
         timeseries("Clock", "Present clock of the compute units. A clock below the usual one under load is a clock held "
                    "down: see throttling.", "hertz",
-                   over_time(_each(f'accel_clock_hertz{{{DEVICE},domain=~"sm|compute|core|gpu"}}'), LEGEND), size=(8, 7)),
+                   over_time(_each(f'accel_clock_hertz{{{DEVICE},domain="compute"}}'), LEGEND), size=(8, 7)),
     ]  # fmt: skip
     power = [
         timeseries("Power", "Drawn by each device, as the driver averages it, and the lowest limit in force.", "watt",
