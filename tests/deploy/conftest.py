@@ -96,7 +96,7 @@ def image(wheel):
         yield home
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve():
     """A real service on a free port of this machine, as long as the block runs."""
 

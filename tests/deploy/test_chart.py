@@ -1,6 +1,6 @@
 """The Helm chart, rendered by Helm's own engine (helm-python-sdk) and held against Kubernetes' published schemas.
 
-Not shown: that a cluster admits it. ServiceMonitor is checked by the operator's field names, PrometheusRule by promtool.
+Not shown: that a cluster admits it. ServiceMonitors are checked by the operator's field names, rules by promtool.
 """
 
 import json
@@ -197,7 +197,7 @@ def test_rules_are_the_ones_of_the_repository_and_prometheus_takes_them(render, 
     for number, spec in enumerate(rules):
         (tmp_path / f"{number}.yml").write_text(yaml.safe_dump(spec))
     result = subprocess.run(
-        ["promtool", "check", "rules", *tmp_path.iterdir()], capture_output=True, text=True, timeout=30
+        ["promtool", "check", "rules", *tmp_path.iterdir()], check=False, capture_output=True, text=True, timeout=30
     )
     assert result.returncode == 0, result.stdout + result.stderr
 

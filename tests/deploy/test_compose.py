@@ -69,8 +69,8 @@ def test_services_are_confined_and_their_logs_bounded(services):
 def test_nothing_is_published_beyond_this_machine_unless_asked_for(services, compose):
     for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-    opened = compose(**SET, TOKENSTONE_BIND="0.0.0.0", TOKENSTONE_PORT="9000")["services"]
-    assert opened["service"]["ports"] == ["0.0.0.0:9000:8470"]
+    opened = compose(**SET, TOKENSTONE_BIND="10.0.0.1", TOKENSTONE_PORT="9000")["services"]
+    assert opened["service"]["ports"] == ["10.0.0.1:9000:8470"]
     assert opened["agent"]["environment"]["TOKENSTONE_API"] == "http://127.0.0.1:9000"
 
 
@@ -161,6 +161,10 @@ def test_prometheus_accepts_its_configuration(root, tmp_path):
     )
     (tmp_path / "prometheus.yml").write_text(text)
     result = subprocess.run(
-        ["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, timeout=30
+        ["promtool", "check", "config", tmp_path / "prometheus.yml"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert result.returncode == 0, result.stderr + result.stdout
