@@ -45,8 +45,8 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     try:
         settings.data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NotWritable(
-            f"the data folder cannot be made: {error.strerror}", where=str(settings.data), hint="choose another --data"
+        raise NotWritable.of(
+            "the data folder cannot be made", error, where=str(settings.data), otherwise="choose another --data"
         ) from error
     store = open_store(settings.database_url)
     _add_published_prices(store, clock())

@@ -59,8 +59,8 @@ class Spool:
             names = sorted(path.name for path in folder.glob(f"*{_SUFFIX}"))
             self._sizes = OrderedDict((name, (folder / name).stat().st_size) for name in names)
         except OSError as error:
-            raise NotWritable(
-                f"the spool cannot be written: {error.strerror}", where=str(folder), hint="choose another spool_dir"
+            raise NotWritable.of(
+                "the spool cannot be written", error, where=str(folder), otherwise="choose another spool_dir"
             ) from None
         self._bytes = sum(self._sizes.values())
         self.dropped_batches = 0

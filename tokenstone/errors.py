@@ -26,6 +26,8 @@ Each says what happened, where, and what to do.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -146,6 +148,17 @@ class NotWritable(OperationError):
     """A folder or file that has to be written and cannot be."""
 
     slug = "not-writable"
+
+    @classmethod
+    def of(cls, what: str, error: OSError, *, where: str, otherwise: str) -> NotWritable:
+        """What the system said, and what to do: who must own the place where rights are missing, or `otherwise`."""
+        hint = otherwise
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            user = os.geteuid()
+            hint = f"user {user}, as whom this runs, must own the folder: chown -R {user} FOLDER; or {otherwise}"
+        elif error.errno == errno.EROFS:
+            hint = f"mount a volume there that can be written, or {otherwise}"
+        return cls(f"{what}: {error.strerror or error}", where=where, hint=hint)
 
 
 class StoreDamaged(OperationError):

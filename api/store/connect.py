@@ -63,12 +63,12 @@ def check_sqlite_file(url: URL) -> None:
         with path.open("ab"):
             pass
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise NotWritable(
-            f"the database file cannot be written: {reason}",
+        raise NotWritable.of(
+            "the database file cannot be written",
+            error,
             where=str(path),
-            hint="choose another --data or --database",
-        ) from error
+            otherwise="choose another --data or --database",
+        ) from error  # fmt: skip
 
 
 def make_engines(url: URL) -> Engines:
