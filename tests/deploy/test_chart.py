@@ -222,3 +222,25 @@ def test_the_job_of_training_is_valid(root):
     told, spec = variables(job), job["spec"]
     assert spec["completions"] == spec["parallelism"] == int(told["NODES"]) == len(told["HOSTS"].split(","))
     assert container(job)["resources"]["limits"]["nvidia.com/gpu"] == told["DEVICES"]
+
+
+@pytest.mark.parametrize("index", ["0", "1"])
+def test_the_job_of_training_starts_torchrun_on_each_pod_and_the_first_tells_the_service(root, tmp_path, index):
+    """Its script, with programs that only say how they were called."""
+    _, job = yaml.safe_load_all((root / "deploy/kubernetes/train-job.yaml").read_text())
+    [script] = container(job)["args"]
+    for name in ("tokenstone", "torchrun"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    told = {name: value for name, value in variables(job).items() if isinstance(value, str)}
+    result = subprocess.run(
+        [*container(job)["command"], script], check=True, capture_output=True, text=True, timeout=20,
+        env=told | {"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": index},
+    )  # fmt: skip
+    spec, run = result.stdout.splitlines()
+    assert spec == "tokenstone train --preset gpu-8 --nproc 16 --write-spec /work/spec.json"
+    ours = (
+        f"torchrun --nnodes 2 --nproc-per-node 8 --node-rank {index} --master-addr tokenstone-train-0.tokenstone-train"
+    )
+    assert ours in run
+    assert run.startswith("tokenstone job --spec /work/spec.json --facts /work/facts.json") == (index == "0")
