@@ -35,5 +35,5 @@ FROM base AS agent
 LABEL org.opencontainers.image.title="Tokenstone agent" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/tokenstone /opt/tokenstone
 EXPOSE 9478
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 CMD ["healthy", "9478", "/-/healthy"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 CMD ["healthy", "agent"]
 CMD ["tokenstone", "agent"]

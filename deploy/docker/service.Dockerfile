@@ -25,5 +25,5 @@ WORKDIR /var/lib/tokenstone
 USER 10001:10001
 VOLUME /var/lib/tokenstone
 EXPOSE 8470
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["healthy", "8470", "/readyz"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["healthy", "service"]
 CMD ["tokenstone", "serve"]

@@ -5,6 +5,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -37,6 +38,44 @@ def test_it_is_valid_by_the_compose_specification(model, compose):
 def test_a_variable_that_is_missing_says_what_to_do(compose, name):
     with pytest.raises(Exception, match=f"{name}: run deploy/compose/setup first"):
         compose(**SET | {name: ""})
+
+
+@pytest.fixture
+def podman_compose(root, tmp_path):
+    """`podman-compose config`: another's implementation of compose. Of podman it only wants to know the version."""
+    podman = tmp_path / "podman"
+    podman.write_text("#!/bin/sh\necho podman version 5.2.0\n")
+    podman.chmod(0o755)
+
+    def config(**variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "podman_compose", "--file", root / "docker-compose.yml"]
+        for profile in ("cpu", "nvidia", "amd"):
+            command += ["--profile", profile]
+        told = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | variables
+        return subprocess.run([*command, "config"], check=False, env=told, capture_output=True, text=True, timeout=30)
+
+    return config
+
+
+def test_another_implementation_reads_the_same(podman_compose, compose):
+    variables = SET | {"TOKENSTONE_PORT": "9000", "COMPOSE_PROFILES": "nvidia"}
+    result = podman_compose(**variables)
+    assert result.returncode == 0, result.stderr
+    theirs, ours = yaml.safe_load(result.stdout)["services"], compose(**variables)["services"]
+    assert set(theirs) == set(ours)
+    for name, service in ours.items():
+        # They make words of numbers.
+        told = {key: str(value) for key, value in service.get("environment", {}).items()}
+        assert theirs[name].get("environment", {}) == told
+        for key in ("image", "command", "ports", "volumes", "read_only", "cap_drop", "profiles"):
+            assert theirs[name].get(key) == service.get(key), (name, key)
+
+
+@pytest.mark.parametrize("name", sorted(SET))
+def test_another_implementation_says_the_same_of_what_is_missing(podman_compose, name):
+    result = podman_compose(**{key: value for key, value in SET.items() if key != name})
+    assert result.returncode != 0
+    assert f"{name} is missing a value: run deploy/compose/setup first" in result.stderr
 
 
 def test_no_password_stands_in_it(root, services, model):

@@ -107,13 +107,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def becomes_healthy(container, path: Path, port: int) -> str:
+def becomes_healthy(container, path: Path, **settings: str) -> str:
     """Ask as HEALTHCHECK does until it says yes; its last words if it never does."""
-    check = last(path, "HEALTHCHECK")
     words = "never asked"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        process = container(path, [check[0], str(port), *check[2:]])
+        process = container(path, last(path, "HEALTHCHECK"), **settings)
         words = process.communicate(timeout=30)[1]
         if process.returncode == 0:
             return ""
@@ -140,7 +139,7 @@ def test_the_service_runs_as_in_its_image(container):
         assert out.count(word) == 2
     settings = {"TOKENSTONE_PORT": str(port), "TOKENSTONE_HOST": "127.0.0.1", "TOKENSTONE_AUTHENTICATION": "true"}
     service = container(path, last(path, "CMD"), **settings)
-    assert not becomes_healthy(container, path, port)
+    assert not becomes_healthy(container, path, **settings)
     key = (keys / "prometheus/key").read_text().strip()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {key}"})
     assert b"tokenstone_ingest" in urllib.request.urlopen(request, timeout=10).read()
@@ -153,10 +152,9 @@ def test_the_service_runs_as_in_its_image(container):
 def test_the_agent_runs_as_in_its_image(container):
     path = FOLDER / "agent.Dockerfile"
     port = free_port()
-    agent = container(
-        path, last(path, "CMD"), TOKENSTONE_LISTEN=f"127.0.0.1:{port}", TOKENSTONE_API="http://127.0.0.1:9"
-    )
-    assert not becomes_healthy(container, path, port)
+    settings = {"TOKENSTONE_LISTEN": f"127.0.0.1:{port}", "TOKENSTONE_API": "http://127.0.0.1:9"}
+    agent = container(path, last(path, "CMD"), **settings)
+    assert not becomes_healthy(container, path, **settings)
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
     assert re.search(r'tokenstone_source_up{[^}]*source="cpu"[^}]*} 1', text)
     assert (container.volume / "tokenstone/spool/lock").exists()
@@ -166,9 +164,10 @@ def test_the_agent_runs_as_in_its_image(container):
 
 @needs_root
 def test_a_health_check_says_why_not(container):
-    process = container(FOLDER / "service.Dockerfile", ["healthy", str(free_port()), "/readyz"])
+    path, port = FOLDER / "service.Dockerfile", str(free_port())
+    process = container(path, last(path, "HEALTHCHECK"), TOKENSTONE_PORT=port)
     assert process.wait(20) == 1
-    assert "no answer" in process.stderr.read()
+    assert f"no answer from http://127.0.0.1:{port}/readyz" in process.stderr.read()
 
 
 def test_commands_and_settings_exist(setting_names):

@@ -4,18 +4,25 @@ Not shown: a real slurmctld. `srun` here starts a command once a node with the v
 prints the nodes.
 """
 
+import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from e2e_support import eventually
 
 from api import examples
+from cli.job_run import read_spec, run_devices
 from collector.sources.job_files import Job, read_jobs
 from tokenstone.client import Client
+from tokenstone.errors import TokenstoneError
+from tokenstone.run import TrainingSpec
 
 FOLDER = Path(__file__).parents[2] / "deploy/slurm"
 SCRIPTS = ["deploy/slurm/prolog", "deploy/slurm/epilog", "deploy/slurm/train.sbatch", "deploy/compose/setup",
@@ -180,3 +187,65 @@ def test_a_job_without_facts_says_where_they_should_be(job):
     assert (code, run.state) == (1, "failed")
     assert "left no facts" in err
     assert "a file system that this node sees" in err
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_takes_its_processes_along_and_is_a_failed_run(service, job, tmp_path):
+    with ThreadPoolExecutor() as pool:
+        # What it starts waits for nothing: it ends because `tokenstone job` is told to, as Slurm tells at a time limit.
+        script = f"echo $PPID > {tmp_path}/parent; exec sleep 300"
+        ended = pool.submit(job, "cancelled", "sh", "-c", script)
+        with Client(service) as client:
+            assert eventually(lambda: any(run.state == "running" for run in client.runs()))
+        assert eventually(lambda: (tmp_path / "parent").is_file() and (tmp_path / "parent").read_text().strip())
+        os.kill(int((tmp_path / "parent").read_text()), signal.SIGTERM)
+        code, _, run = ended.result(timeout=60)
+    assert (code, run.state, run.reason) == (130, "failed", "interrupted")
+
+
+NODE = examples.BATCH["node"]
+
+
+@pytest.fixture
+def gpus(service):
+    """A client of a service that knows a node with one GPU more than it has ranks."""
+    devices = [
+        {"id": f"GPU-{n}", "kind": "accelerator", "vendor": "NVIDIA", "model": "NVIDIA H100 80GB HBM3", "index": n}
+        for n in (2, 0, 1)
+    ]
+    host = {"id": "host", "kind": "host", "vendor": "", "model": "some host"}
+    with Client(service) as client:
+        batch = examples.BATCH | {"cluster": "gpus", "devices": [host, *devices], "epoch": "gpus"}
+        client.push_windows(gzip.compress(json.dumps(batch).encode()))
+        yield client
+
+
+def spec_of(ranks: int) -> TrainingSpec:
+    spec = TrainingSpec.model_validate(examples.RUN["spec"])
+    return spec.model_copy(update={"layout": spec.layout.model_copy(update={"experts": ranks})})
+
+
+def test_ranks_get_the_first_accelerators_that_the_agents_know(gpus):
+    devices = run_devices(gpus, "gpus", [NODE], spec_of(2), None)
+    assert [(device.id, device.node, device.hardware) for device in devices] == [
+        ("GPU-0", NODE, "h100-sxm"), ("GPU-1", NODE, "h100-sxm"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ranks", "advice"),
+    [
+        (["elsewhere"], 1, "knows no node 'elsewhere' in cluster 'gpus' .start its agent"),
+        ([NODE], 4, "has 3 accelerators, the spec takes 4 a node .write the spec with another --nproc"),
+        ([NODE, "other"], 3, "3 ranks on 2 nodes .write the spec with --nproc NODES x DEVICES"),
+    ],
+)
+def test_nodes_that_do_not_fit_the_spec_say_what_to_do(gpus, nodes, ranks, advice):
+    with pytest.raises(TokenstoneError, match=advice):
+        run_devices(gpus, "gpus", nodes, spec_of(ranks), None)
+
+
+def test_a_spec_that_is_none_says_how_to_get_one(tmp_path):
+    (tmp_path / "spec.json").write_text('{"kind": "training"}')
+    with pytest.raises(TokenstoneError, match=r"not a spec of training: .*--write-spec FILE"):
+        read_spec(tmp_path / "spec.json")
