@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 from zipfile import ZipFile
 
+import psutil
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "deploy/docker"
@@ -84,13 +85,13 @@ def container(image):
         os.chown(volume, USER, USER)
         running = []
 
-        def start(path: Path, command: list[str], **more: str) -> subprocess.Popen[str]:
+        def start(path: Path, command: list[str], prefix: tuple[str, ...] = (), **more: str) -> subprocess.Popen[str]:
             told = environment(path) | {"TOKENSTONE_DATA": volume, "XDG_STATE_HOME": volume} | more
-            told |= {"PATH": f"{image}/bin:/usr/bin:/bin", "HOME": "/nonexistent"}
-            program = str(image / "bin" / command[0])
+            told |= {"PATH": f"{image}/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/nonexistent"}
+            user = {} if prefix else {"user": USER, "group": USER, "extra_groups": []}
             process = subprocess.Popen(
-                [program, *command[1:]], env=told, cwd=volume, text=True, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, user=USER, group=USER, extra_groups=[],
+                [*prefix, str(image / "bin" / command[0]), *command[1:]], env=told, cwd=volume, text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **user,
             )  # fmt: skip
             running.append(process)
             return process
@@ -147,19 +148,43 @@ def test_the_service_runs_as_in_its_image(container):
     assert service.wait(30) == 0
 
 
-@needs_root
+# What compose and the chart ask for: own name spaces for mounts and processes, the machine's root read-only at /host,
+# the images' user, and none of root's rights.
+IN_NAME_SPACES = """
+mount --rbind / "$0" && mount --make-rslave "$0" && mount -o remount,bind,ro "$0"
+exec setpriv --reuid 10001 --regid 10001 --clear-groups --bounding-set=-all --no-new-privs "$@"
+"""
+
+
+def name_spaces_are_allowed() -> bool:
+    try:
+        return subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not name_spaces_are_allowed(), reason="name spaces need root's rights")
 @pytest.mark.slow
-def test_the_agent_runs_as_in_its_image(container):
+def test_the_agent_sees_the_machine_from_name_spaces_like_its_containers(container):
     path = FOLDER / "agent.Dockerfile"
-    port = free_port()
-    settings = {"TOKENSTONE_LISTEN": f"127.0.0.1:{port}", "TOKENSTONE_API": "http://127.0.0.1:9"}
-    agent = container(path, last(path, "CMD"), **settings)
+    host = container.volume / "host"
+    host.mkdir()
+    listen = f"127.0.0.1:{free_port()}"
+    settings = {"TOKENSTONE_LISTEN": listen, "TOKENSTONE_API": "http://127.0.0.1:9", "TOKENSTONE_ROOT": str(host)}
+    prefix = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", IN_NAME_SPACES, str(host))
+    outer = container(path, last(path, "CMD"), prefix, **settings)
     assert not becomes_healthy(container, path, **settings)
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
-    assert re.search(r'tokenstone_source_up{[^}]*source="cpu"[^}]*} 1', text)
+    text = urllib.request.urlopen(f"http://{listen}/metrics", timeout=10).read().decode()
+    for source in ("cpu", "memory", "ethernet", "disk", "filesystem"):
+        assert re.search(rf'tokenstone_source_up{{[^}}]*source="{source}"[^}}]*}} 1', text), source
+    # The machine's file system, and not that of a container, by its own name.
+    root = os.statvfs("/")
+    size = re.search(r'filesystem_size_bytes{[^}]*mountpoint="/"[^}]*} (\S+)', text)[1]
+    assert float(size) == root.f_blocks * root.f_frsize
     assert (container.volume / "tokenstone/spool/lock").exists()
-    agent.send_signal(signal.SIGTERM)
-    assert agent.wait(30) == 0
+    [agent] = psutil.Process(outer.pid).children()
+    agent.terminate()
+    assert outer.wait(30) == 0
 
 
 @needs_root
