@@ -15,6 +15,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenstone.advice import Advice, advise
 from tokenstone.cost import Bill, Price, TokenKind, make_bill, output_seconds
 from tokenstone.errors import InvalidValue
 from tokenstone.flops import AttentionCount, mfu, training_flops
@@ -103,6 +104,8 @@ class Evaluation(_Row):
     goodput_bill: Bill | None = None
     """Inference: the output's cost borne only by the tokens of requests that met the objective."""
     bottleneck: Bottleneck | None
+    advice: tuple[Advice, ...] = ()
+    """What the ledger and the panel advise, the largest saving first."""
     panel: list[PanelRow]
     dollar_weighted_utilization: float | None
     dollar_weighted_reason: str
@@ -162,6 +165,7 @@ def evaluate(run: RunView, facts: Facts, *, windows: Sequence[WindowRow], price:
             "factors": factors(ledger),
             "tokens_per_second": tokens.total / facts.allocated_seconds,
             "bottleneck": bottleneck(bill) if bill else None,
+            "advice": _advice(ledger, panel, bill),
             "panel": panel,
             "dollar_weighted_utilization": weighted,
             "dollar_weighted_reason": weighted_reason,
@@ -325,6 +329,14 @@ def _compute_row(ledger: Ledger, roofline: Roofline | None) -> PanelRow:
         capacity=f"{roofline.peak_flops_per_second / 1e12:,.3g} TFLOP/s {roofline.dtype}, {roofline.provenance}",
         provenance="derived from the ledger",
     )
+
+
+def _advice(ledger: Ledger, panel: Sequence[PanelRow], bill: Bill | None) -> list[Advice]:
+    """None from a ledger that does not balance: its shares are not what happened."""
+    if not ledger.balanced:
+        return []
+    ratios = {row.resource: row.mean_ratio for row in panel}
+    return advise(ledger.seconds, ratios=ratios, usd_per_million_tokens=bill.usd_per_million_tokens if bill else None)
 
 
 def _joules_per_token(windows: Sequence[WindowRow], run: RunView, tokens: int) -> tuple[float | None, str]:
