@@ -28,6 +28,7 @@ from cli import (
     serve_model,
     trace,
     train,
+    what_if,
 )  # fmt: skip
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
@@ -53,6 +54,7 @@ app.command("record")(record.command)
 app.command("probe")(probe.command)
 app.command("trace")(trace.command)
 app.command("project")(project.command)
+app.command("what-if")(what_if.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
 app.command("fleet")(fleet.command)

@@ -147,6 +147,8 @@ def _headlines(evaluation: Evaluation) -> list[Headline]:
             ),
             Headline(title="Expert balance", value=_number(evaluation.max_violation, "{:.2f}"), unit="MaxVio"),
         ]
+        if evaluation.training is None:  # a job of its own tells what it can
+            rows = [row for row in rows if row.title == "Score" or "absent" not in row.value]
     else:
         waits = evaluation.latencies
         ttft = waits.ttft_seconds if waits else None
