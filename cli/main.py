@@ -17,6 +17,7 @@ from cli import (
     calc,
     catalogue,
     db,
+    deliver,
     doctor,
     fleet,
     infer,
@@ -54,6 +55,7 @@ app.command("record")(record.command)
 app.command("probe")(probe.command)
 app.command("trace")(trace.command)
 app.command("project")(project.command)
+app.command("deliver")(deliver.command)
 app.command("what-if")(what_if.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")

@@ -1,4 +1,4 @@
-"""Mark phases and activities in anyone's loop; out come the facts from which the ledger is made.
+"""Mark phases and activities of one device; out come the facts from which the ledger is made.
 
     recorder = Recorder(device="cuda:0")
     with recorder.phase("startup"):
@@ -41,12 +41,24 @@ _WHOLE: frozenset[PhaseKind] = frozenset({"startup", "warm_up", "recovery"})
 
 
 class Recorder:
-    """Records one device. `started` is the clock's reading when the allocation began (default: now)."""
+    """Records one device. `started` is the clock's reading when the allocation began (default: now).
+
+    `step_remainder` is what an instant of a step is that nothing was recorded for. With `most_phases`, neighbours of a
+    kind are joined as soon as there are twice as many: a job may go on for months.
+    """
 
     def __init__(
-        self, device: str, *, clock: Callable[[], float] = time.monotonic, started: float | None = None
+        self,
+        device: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        started: float | None = None,
+        step_remainder: Activity = "host_overhead",
+        most_phases: int | None = None,
     ) -> None:
         self.device = device
+        self._remainder = _REMAINDER | {"step": step_remainder}
+        self._most_phases = most_phases
         self._clock = clock
         self._started = clock() if started is None else started
         self._phases: list[Phase] = []
@@ -86,7 +98,7 @@ class Recorder:
             intervals, self._intervals = self._intervals, []
         if kind in _WHOLE:
             intervals = []
-        seconds = exclusive_seconds(intervals, start, end, remainder=_REMAINDER[kind])
+        seconds = exclusive_seconds(intervals, start, end, remainder=self._remainder[kind])
         self._phases.append(
             Phase(
                 kind=kind,
@@ -96,6 +108,8 @@ class Recorder:
                 steps=steps,
             )
         )
+        if self._most_phases is not None and len(self._phases) >= 2 * self._most_phases:
+            self._phases = joined(self._phases)
         self._open = None
 
     @contextmanager
@@ -103,6 +117,8 @@ class Recorder:
         """Mark an activity inside the present phase. Activities may overlap, also from several threads."""
         if name not in get_args(Activity):
             raise InvalidValue(f"no activity is called {name!r}", hint=f"use one of {', '.join(get_args(Activity))}")
+        if self._open is None:
+            raise InvalidValue(f"activity {name!r} outside a phase", hint="mark it inside a step or another phase")
         start = self.elapsed_seconds()
         try:
             yield
@@ -115,6 +131,11 @@ class Recorder:
             self._intervals.append(Interval(start, end, name))
 
     @property
+    def phases(self) -> list[Phase]:
+        """The phases so far, in order."""
+        return list(self._phases)
+
+    @property
     def latest(self) -> Phase:
         """The phase that closed last. Raises IndexError before the first has."""
         return self._phases[-1]
@@ -125,4 +146,35 @@ class Recorder:
 
     def finish(self) -> DevicePhases:
         """Return the phases so far, in order."""
-        return DevicePhases(device=self.device, phases=list(self._phases))
+        return DevicePhases(device=self.device, phases=self.phases)
+
+
+def joined(phases: list[Phase]) -> list[Phase]:
+    """Half as many phases: each with its neighbour of the same kind, the time between them `idle`. The last stays."""
+    result: list[Phase] = []
+    position = 0
+    while position < len(phases):
+        one = phases[position]
+        if position + 2 < len(phases) and phases[position + 1].kind == one.kind:
+            result.append(_join(one, phases[position + 1]))
+            position += 2
+        else:
+            result.append(one)
+            position += 1
+    return result
+
+
+def _join(one: Phase, other: Phase) -> Phase:
+    seconds = dict(one.activity_seconds)
+    for activity, amount in other.activity_seconds.items():
+        seconds[activity] = seconds.get(activity, 0.0) + amount
+    gap = other.start_seconds - (one.start_seconds + one.duration_seconds)
+    if gap > 0:
+        seconds["idle"] = seconds.get("idle", 0.0) + gap
+    return Phase(
+        kind=one.kind,
+        start_seconds=one.start_seconds,
+        duration_seconds=other.start_seconds + other.duration_seconds - one.start_seconds,
+        activity_seconds=seconds,
+        steps=one.steps + other.steps,
+    )
