@@ -10,7 +10,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, SupportsIndex, TypeVar
@@ -149,29 +149,41 @@ class Job:
 
     # --- marks; each is also a decorator
 
-    @contextmanager
-    def step(self, tokens: SupportsIndex = 0) -> Iterator[None]:
+    def step(self, tokens: SupportsIndex = 0) -> _Marked:
         """One step of the loop. What nothing inside it marks is computation. Tokens of a step that raises are none."""
-        count = _tokens(tokens)
-        with self.phase("step", steps=1):
-            yield
-        self._tokens += count
+        return _Marked(self, "step", 1, _tokens(tokens))
 
-    @contextmanager
-    def phase(self, kind: PhaseKind, *, steps: int = 0) -> Iterator[None]:
+    def phase(self, kind: PhaseKind) -> _Marked:
         """Another phase: startup, warm_up, checkpoint, recovery, drain. Phases do not nest."""
+        return _Marked(self, kind, 0, 0)
+
+    def begin(self, kind: PhaseKind) -> None:
+        """Begin a phase where no `with` can stand. What came before the first phase is start-up."""
         if not self._began:
             self._began = True
-            with self._recorder.phase("startup", began_seconds=0.0):
-                pass
-        with self._recorder.phase(kind, steps=steps):
-            yield
+            self._recorder.begin("startup", began_seconds=0.0)
+            self._recorder.end()
+        self._recorder.begin(kind)
+
+    def end(self, *, steps: int = 0, tokens: SupportsIndex = 0) -> None:
+        """End the phase that `begin` began."""
+        count = _tokens(tokens)
+        self._recorder.end(steps)
+        self._tokens += count
 
     @contextmanager
     def activity(self, name: Activity) -> Iterator[None]:
         """A part of a step that is not computation: input_stall, exposed_communication, checkpoint, ..."""
         with self._recorder.activity(name):
             yield
+
+    def add(self, name: Activity, start: float, end: float) -> None:
+        """Add an activity that was measured elsewhere, in seconds since the job began (`elapsed_seconds`)."""
+        self._recorder.add(name, start, end)
+
+    def elapsed_seconds(self) -> float:
+        """Seconds since the job began."""
+        return self._recorder.elapsed_seconds()
 
     def batches(self, loader: Iterable[Item]) -> Iterator[Item]:
         """The items of a loader; the wait for each is an input stall."""
@@ -209,6 +221,21 @@ class Job:
         )  # fmt: skip
 
 
+class _Marked(ContextDecorator):
+    """A phase as a context manager and a decorator; written out, because it stands in every step of a loop."""
+
+    __slots__ = ("_job", "_kind", "_steps", "_tokens")
+
+    def __init__(self, job: Job, kind: PhaseKind, steps: int, tokens: int) -> None:
+        self._job, self._kind, self._steps, self._tokens = job, kind, steps, tokens
+
+    def __enter__(self) -> None:
+        self._job.begin(self._kind)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._job.end(steps=self._steps, tokens=self._tokens if kind is None else 0)
+
+
 def default_spool() -> Path:
     """Where jobs keep their records: $XDG_STATE_HOME/tokenstone/jobs, or ~/.local/state/tokenstone/jobs."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -235,7 +262,7 @@ def _tokens(number: SupportsIndex) -> int:
 def _run_id(name: str, world_size: int, *, bracketed: bool) -> str:
     """Drawn for one rank; several take what their launcher has given all of them."""
     if bracketed or world_size == 1:
-        return os.environ.get("TOKENSTONE_RUN_ID") or _drawn(name)
+        return os.environ.get("TOKENSTONE_RUN_ID") or drawn_id(name)
     if shared := os.environ.get("TOKENSTONE_RUN_ID"):
         return shared
     if (elastic := os.environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":
@@ -248,6 +275,7 @@ def _run_id(name: str, world_size: int, *, bracketed: bool) -> str:
     )  # fmt: skip
 
 
-def _drawn(name: str) -> str:
+def drawn_id(name: str) -> str:
+    """A new run's id that tells the job's name and when it began."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)[:80].lstrip("._-") or "job"
     return f"{plain}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
