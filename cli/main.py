@@ -25,6 +25,7 @@ from cli import (
     probe,
     project,
     record,
+    run,
     serve,
     serve_model,
     trace,
@@ -56,6 +57,7 @@ app.command("probe")(probe.command)
 app.command("trace")(trace.command)
 app.command("project")(project.command)
 app.command("deliver")(deliver.command)
+app.command("run", context_settings={"allow_interspersed_args": False})(run.command)
 app.command("what-if")(what_if.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
