@@ -26,6 +26,7 @@ from cli import (
     project,
     record,
     run,
+    score,
     serve,
     serve_model,
     trace,
@@ -58,6 +59,7 @@ app.command("trace")(trace.command)
 app.command("project")(project.command)
 app.command("deliver")(deliver.command)
 app.command("run", context_settings={"allow_interspersed_args": False})(run.command)
+app.command("score")(score.command)
 app.command("what-if")(what_if.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
