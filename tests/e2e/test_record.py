@@ -184,19 +184,27 @@ HUGGING_FACE = """
 
 
 @pytest.mark.parametrize(
-    ("program", "run_id"), [(LIGHTNING, "lightning-1"), (HUGGING_FACE, "hf-1")], ids=["lightning", "huggingface"]
-)
-def test_a_callback_records_the_training_of_a_real_library(client, spool, tmp_path, program, run_id):
-    """Two epochs of four batches of 2 x 6 tokens, with validation and a checkpoint in each."""
-    code = f"OUT = {str(tmp_path / 'out')!r}\n" + textwrap.dedent(program)
+    ("program", "run_id", "launcher", "devices"),
+    [
+        (LIGHTNING, "lightning-1", [], ["host"]),
+        (HUGGING_FACE, "hf-1", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+         ["host:0", "host:1"]),
+    ],
+    ids=["lightning", "huggingface-on-two-ranks"],
+)  # fmt: skip
+def test_a_callback_records_the_training_of_a_real_library(client, spool, tmp_path, program, run_id, launcher, devices):
+    """Two epochs of eight sequences of six tokens, two at a time, with validation and a checkpoint in each."""
+    script = tmp_path / "train.py"
+    script.write_text(f"OUT = {str(tmp_path / 'out')!r}\n" + textwrap.dedent(program))
+    command = [sys.executable, *launcher, str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     run, facts = client.run(run_id), client.facts(run_id)
     assert run.state is RunState.COMPLETE, done.stderr
-    assert [device.id for device in run.devices] == ["host"]
-    assert facts.tokens == 8 * 12
-    phases = facts.devices[0].phases
+    assert [device.id for device in run.devices] == devices
+    assert facts.tokens == 2 * 8 * 6
+    phases = [phase for device in facts.devices for phase in device.phases]
     assert sum(phase.steps for phase in phases) == 8
     assert {"startup", "step", "checkpoint"} <= {phase.kind for phase in phases}
     ledger = client.score(run_id).ledger
