@@ -33,7 +33,7 @@ def command(
     folder = spool or default_spool()
     try:
         outbox = Outbox(folder)
-        collected = outbox.collect()
+        collected = outbox.collect(patience_seconds=0)
     except OSError as error:
         raise NotWritable(f"cannot be used: {error.strerror}", where=str(folder), hint="give --spool") from error
     waiting = len(outbox.waiting())

@@ -30,8 +30,12 @@ def warn(what: str) -> None:
 class Measured:
     """The service, if there is one, and what it knows of this node."""
 
-    def __init__(self, client: Client | None, url: str | None, site: Site, agent: Child | None) -> None:
-        self.client, self.url, self._site, self._agent = client, url, site, agent
+    def __init__(
+        self, client: Client | None, url: str | None, site: Site, agent: Child | None, cluster: str | None
+    ) -> None:
+        """`cluster`: that of the agent which reports this node already."""
+        self.client, self.url, self._agent = client, url, agent
+        self.cluster = site.cluster if cluster is None else cluster
         self.node = socket.gethostname() or "localhost"
 
     def devices(self) -> list[Device]:
@@ -41,7 +45,7 @@ class Measured:
         deadline = time.monotonic() + _FIRST_WINDOWS_SECONDS
         while time.monotonic() < deadline:
             with suppress(TokenstoneError):
-                for node in self.client.nodes(cluster=self._site.cluster):
+                for node in self.client.nodes(cluster=self.cluster):
                     if node.name == self.node:
                         return node.devices
             if self._agent is None or self._agent.wait(0.2) is not None:
@@ -56,7 +60,7 @@ class Measured:
         if self.client is None:
             return []
         try:
-            return list(self.client.windows(cluster=self._site.cluster, node=self.node, start=start, end=end))
+            return list(self.client.windows(cluster=self.cluster, node=self.node, start=start, end=end))
         except TokenstoneError as error:
             warn(f"the telemetry of this run cannot be read: {error}")
             return []
@@ -97,18 +101,19 @@ class Measured:
 def measured(site: Site, api: str | None) -> Iterator[Measured]:
     """Start what is missing: a service unless `api` answers, and an agent unless one reports this node to it."""
     with ExitStack() as stack:
-        client, url, agent = None, api, None
+        client, url, agent, cluster = None, api, None, None
         try:
             if api is None or not _answers(api):
                 url = _own_service(site, stack)
             client = stack.enter_context(Client(str(url)))
             if site.price_book is not None:
                 client.add_price_book(site.price_book)
-            if not _reported(client, site):
+            cluster = _reported_in(client, site)
+            if cluster is None:
                 agent = stack.enter_context(_own_agent(site, str(url)))
         except TokenstoneError as error:
             warn(f"nothing is sampled and no service holds this run: {error}")
-        yield Measured(client, url, site, agent)
+        yield Measured(client, url, site, agent, cluster)
 
 
 def _answers(api: str) -> bool:
@@ -127,12 +132,15 @@ def _own_service(site: Site, stack: ExitStack) -> str:
     return str(service.first_message(START_SECONDS)["url"])
 
 
-def _reported(client: Client, site: Site) -> bool:
+def _reported_in(client: Client, site: Site) -> str | None:
+    """The cluster in which an agent reports this node now, ours first; None where there is none."""
     name = socket.gethostname() or "localhost"
-    return any(
-        node.name == name and time.time() - node.seen_unix_seconds < _SEEN_SECONDS
-        for node in client.nodes(cluster=site.cluster)
-    )
+    found = [
+        node.cluster
+        for node in client.nodes()
+        if node.name == name and time.time() - node.seen_unix_seconds < _SEEN_SECONDS
+    ]
+    return site.cluster if site.cluster in found else next(iter(found), None)
 
 
 def _own_agent(site: Site, url: str) -> Child:

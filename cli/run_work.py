@@ -37,7 +37,7 @@ def run_command(
     run_id = drawn_id(spec.preset)
     devices = devices_of(at.node, at.devices(), os.environ, hardware=site.hardware)
     create = RunCreate(
-        run_id=run_id, cluster=site.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS
+        run_id=run_id, cluster=at.cluster, spec=spec, devices=devices, lease_seconds=LEASE_SECONDS
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="tokenstone-run-") as marks, at.run(create) as created:
         environment = {**os.environ, FOLDER: marks, "TOKENSTONE_RUN_ID": run_id}

@@ -185,6 +185,24 @@ def test_ranks_are_one_run_and_the_last_one_closes_it(tmp_path):
     assert training_ledger(facts, 0.0, None).balanced
 
 
+def test_a_rank_that_is_late_finds_its_run_still_open(tmp_path):
+    def rank(number: int) -> None:
+        with Job("test", spool=tmp_path, run_id="r", rank=number, world_size=2) as job, job.step(tokens=1):
+            pass
+
+    rank(0)
+    outbox = Outbox(tmp_path)
+    assert outbox.collect() == 0
+    assert not outbox.waiting()
+    rank(1)
+    [path] = outbox.waiting()
+    assert Finished.model_validate_json(path.read_bytes()).facts.tokens == 2
+    rank(0)  # and the other never comes
+    assert outbox.collect(patience_seconds=0) == 1
+    facts = Finished.model_validate_json(path.read_bytes()).facts
+    assert facts.provenance["missing_ranks"] == "1"
+
+
 KILLED = """
     import sys, time
     from tokenstone.record import Job

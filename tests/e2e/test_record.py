@@ -50,21 +50,28 @@ def started(client: Client, run_id: str) -> bool:
         return False
 
 
-def test_a_loop_is_a_run_with_ledger_score_and_bill(client, spool):
-    with Job("loop", run_id="loop-1", hardware="h100-sxm", dtype="bf16", flops_per_token=1e9) as job:
-        with job.step(tokens=500):
-            assert eventually(lambda: started(client, "loop-1"))
+def test_a_loop_is_a_run_with_ledger_score_bill_advice_and_what_if(client, spool, tokenstone_cli):
+    with Job("loop", run_id="loop-1", hardware="h100-sxm", dtype="bf16", flops_per_token=1e3) as job:
         with job.step(tokens=500), job.activity("exposed_communication"):
+            assert eventually(lambda: started(client, "loop-1"))
+        with job.step(tokens=500):
             pass
     run = client.run("loop-1")
     assert (run.state, run.spec.preset) == (RunState.COMPLETE, "loop")
     evaluation = client.score_run("loop-1", PriceChoice(usd_per_device_hour=2.0))
     assert evaluation.validity == ["valid"]
     assert evaluation.ledger.balanced
-    assert evaluation.ledger.seconds["ideal"] == pytest.approx(1000 * 1e9 / 989.4e12)
+    assert evaluation.ledger.seconds["ideal"] == pytest.approx(1000 * 1e3 / 989.4e12)
     assert evaluation.ledger.seconds["exposed_communication"] > 0
     assert evaluation.bill.usd == pytest.approx(evaluation.ledger.allocated_seconds * 2 / 3600)
     assert "loop: a job of its own" in client.report_html(["loop-1"])
+    found = {advice.rule: advice for advice in client.report(["loop-1"]).advice}["overlap-communication"]
+    bill = evaluation.bill.usd_per_million_tokens
+    assert found.saving_usd_per_million_tokens == pytest.approx(bill * found.saving_ratio)
+    other = json.loads(tokenstone_cli("what-if", "loop-1", "--link-rate-factor", "2", "--hardware", "b200", "--json"))
+    assert other["before"]["bill"]["usd_per_million_tokens"] == pytest.approx(bill)
+    exposed = [other[side]["seconds"]["exposed_communication"] for side in ("before", "after")]
+    assert exposed[1] == pytest.approx(exposed[0] / 2)
     assert not Outbox(spool).waiting()
 
 

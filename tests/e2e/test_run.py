@@ -13,6 +13,17 @@ from tokenstone.client import Client
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A service of the user's."""
+    data = tmp_path_factory.mktemp("service")
+    command = [sys.executable, "-P", "-m", "cli", "serve", "--json", "--port", "0", "--data", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        yield json.loads(process.stdout.readline())["url"]
+        process.terminate()
+        process.communicate(timeout=30)
+
+
 def tokenstone_run(folder, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "cli", "run", "--data", str(folder / "data"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, input=text, check=False)
@@ -50,12 +61,10 @@ with Job("inside") as job:
 """
 
 
-def test_marks_inside_join_the_run_whose_service_is_the_users(tmp_path, marked):
-    service = marked.start("serve", "--json", "--port", "0", "--data", str(tmp_path / "service"))
-    url = json.loads(service.stdout.readline())["url"]
+def test_marks_inside_join_the_run_whose_service_is_the_users(tmp_path, service):
     result = tmp_path / "result.json"
     done = tokenstone_run(
-        tmp_path, "--api", url, "--quiet", "--name", "outside", "--result", str(result), "--", sys.executable, "-c",
+        tmp_path, "--api", service, "--quiet", "--name", "outside", "--result", str(result), "--", sys.executable, "-c",
         MARKED,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -64,15 +73,52 @@ def test_marks_inside_join_the_run_whose_service_is_the_users(tmp_path, marked):
     assert document["tokens"] == 21
     assert document["ledger_seconds"]["compute"] >= 0.03
     assert document["ledger_seconds"]["startup"] > 0
-    with Client(url) as client:
+    with Client(service) as client:
         run = client.run(document["run_id"])
         facts = client.facts(document["run_id"])
         assert run.state == "complete"
         assert facts.tokens == 21
         assert [run.run_id for run in client.runs()] == [document["run_id"]]  # one run, not two
         assert any(window.metric == "host_cpu_seconds_total" for window in client.windows(node=run.devices[0].node))
-    service.terminate()
-    service.communicate(timeout=30)
+
+
+AGENT = """
+import gzip, socket, sys, time
+from tokenstone.client import Client
+from tokenstone.wire import Device, Series, WindowBatch
+
+def push(url, cluster, sequence, windows):
+    card = Device(id="GPU-7", kind="accelerator", vendor="NVIDIA", model="NVIDIA H100 80GB HBM3")
+    names = ["accel_busy_ratio", "accel_energy_joules_total"] if windows else []
+    ratio = [0.25, None][: len(names)]
+    batch = WindowBatch(
+        cluster=cluster, node=socket.gethostname() or "localhost", epoch="e", sequence=sequence, devices=[card],
+        series=[Series(metric=name, device="GPU-7") for name in names], series_index=list(range(len(names))),
+        start_unix_seconds=[time.time() - 1] * len(names), duration_seconds=[1.0] * len(names), count=[1] * len(names),
+        mean=ratio, minimum=ratio, maximum=ratio, delta=[None, 350.0][: len(names)],
+    )
+    with Client(url) as client:
+        client.push_windows(gzip.compress(batch.model_dump_json().encode()))
+"""
+
+
+def test_accelerators_are_those_that_the_nodes_agent_reports(tmp_path, service):
+    names: dict = {}
+    exec(AGENT, names)  # noqa: S102  what the program does too
+    names["push"](service, "gpus", 0, windows=False)
+    program = f"{AGENT}\ntime.sleep(1.1)\npush({service!r}, 'gpus', 1, windows=True)"
+    done = tokenstone_run(
+        tmp_path, "--api", service, "--cluster", "gpus", "--price-per-device-hour", "2", "--tokens", "1e6",
+        "--flops-per-token", "1e7", "--", sys.executable, "-c", program,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "data/run.json").read_text())
+    assert document["device_ids"] == ["GPU-7"]
+    assert document["joules"] == 350.0
+    assert document["ledger_seconds"]["idle"] == pytest.approx(0.75 * document["wall_seconds"])
+    assert document["ledger_seconds"]["ideal"] == pytest.approx(1e13 / 989.4e12)
+    assert document["score"] == pytest.approx(100 * document["ledger_seconds"]["ideal"] / document["wall_seconds"])
+    assert document["validity"] == ["valid"]
 
 
 def test_a_signal_reaches_the_command_also_while_the_service_is_away(tmp_path):

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,13 +21,14 @@ from pydantic import ValidationError
 
 from tokenstone.client import Client
 from tokenstone.errors import ServiceRefused, TokenstoneError
-from tokenstone.record.parts import Finished, facts_of, lives, read_parts, run_of, write_synced
+from tokenstone.record.parts import Finished, RankPart, facts_of, lives, read_parts, run_of, write_synced
 from tokenstone.run import RunState
 from tokenstone.wire import RunChange, RunCreate
 
 log = logging.getLogger("tokenstone.record")
 
 MOST_BYTES = 256 * 2**20
+PATIENCE_SECONDS = 600.0
 _CONFLICT = 409
 _LATER = frozenset({401, 403, 408, 425, 429})
 """Refusals that another attempt may not meet: a key can be made, a service can come to rest."""
@@ -71,12 +73,19 @@ class Outbox:
         shutil.rmtree(folder, ignore_errors=True)
         return path
 
-    def collect(self) -> int:
-        """Close the runs whose ranks have all died without a word; returns how many. Raises OSError."""
+    def collect(self, *, patience_seconds: float = PATIENCE_SECONDS) -> int:
+        """Close the runs of which no rank lives any more; returns how many. Raises OSError.
+
+        Where some ranks have never been heard of, they may be on their way: for that long after the last one spoke.
+        """
         closed = 0
         with self._alone():
             for folder in sorted(self.live.iterdir()):
-                if folder.is_dir() and any(folder.glob("rank-*.json")) and not lives(folder):
+                parts = list(folder.glob("rank-*.json"))
+                if not parts or lives(folder):
+                    continue
+                silent = time.time() - max(path.stat().st_mtime for path in parts)
+                if len(parts) >= _world_size(parts[0]) or silent >= patience_seconds:
                     closed += self.close_run(folder) is not None
         return closed
 
@@ -114,6 +123,14 @@ class Outbox:
         with (self._outbox / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _world_size(part: Path) -> int:
+    """How many ranks there are by what one of them says; 0 for a file that is none, which `close_run` reports."""
+    try:
+        return RankPart.model_validate_json(part.read_bytes()).world_size
+    except (OSError, ValidationError):
+        return 0
 
 
 def deliver(finished: Finished, client: Client) -> str:
