@@ -4,9 +4,11 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 from hypothesis import given
@@ -167,6 +169,18 @@ def test_without_a_service_the_run_waits_on_disk(tmp_path):
     assert (finished.create.run_id, finished.create.cluster, finished.facts.tokens) == ("mine", "lab", 8)
     assert finished.facts.provenance["ended_by"] == "KeyboardInterrupt"
     assert not list((tmp_path / "live").iterdir())
+
+
+def test_a_service_that_never_answers_holds_up_neither_the_loop_nor_its_end(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        job = Job("test", spool=tmp_path, run_id="mine", api=f"http://127.0.0.1:{silent.getsockname()[1]}").start()
+        silent.accept()[0].close()  # the sender has asked, and gets no answer
+        with job.step(tokens=1):
+            pass
+        began = time.monotonic()
+        job.close(timeout=0.5)
+        assert time.monotonic() - began < 5  # one answer alone may take 10 s
+    assert [path.stem for path in Outbox(tmp_path).waiting()] == ["mine"]
 
 
 def test_ranks_are_one_run_and_the_last_one_closes_it(tmp_path):
