@@ -63,6 +63,18 @@ def test_steps_phases_and_tokens_become_facts(job):
     assert training_ledger(facts_of([found]), 0.0, None).balanced
 
 
+def test_what_is_noted_can_always_be_written(job):
+    job.loss(float("nan"))
+    job.loss(3)
+    job.note(torch="2.13", text="a\0b" * 1000)
+    with pytest.raises(InvalidValue, match="notes"):
+        job.note(**{f"n{number}": "x" for number in range(50)})
+    assert job.flush()
+    assert (part(job).loss_first, part(job).loss_last) == (3.0, 3.0)
+    kept = part(job)
+    assert RankPart.model_validate_json(kept.model_dump_json()) == kept
+
+
 def test_a_step_that_raises_spent_its_time_and_trained_nothing(job):
     with pytest.raises(ZeroDivisionError), job.step(tokens=5):
         raise ZeroDivisionError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import operator
 import os
 import secrets
@@ -32,6 +33,7 @@ log = logging.getLogger("tokenstone.record")
 FOLDER = "TOKENSTONE_RUN_FOLDER"
 """Set by `tokenstone run`: where its child's marks go, to become part of its run."""
 MOST_PHASES = 1000
+_MOST_NOTES = 40
 
 Item = TypeVar("Item")
 
@@ -201,13 +203,19 @@ class Job:
         self._tokens += _tokens(tokens)
 
     def loss(self, value: float) -> None:
-        """Note the loss; the first and the last stand in the report."""
+        """Note the loss; the first and the last stand in the report. One that is not finite is none."""
+        value = float(value)
+        if not math.isfinite(value):
+            return
         first, _ = self._losses
         self._losses = (value if first is None else first, value)
 
     def note(self, **provenance: str) -> None:
-        """Say under which conditions it ran: versions, settings."""
-        self._provenance |= {name: text[:500] for name, text in provenance.items()}
+        """Say under which conditions it ran: versions, settings. Raises InvalidValue for more than 40 of them."""
+        noted = self._provenance | {name: str(text).replace("\0", "")[:500] for name, text in provenance.items()}
+        if len(noted) > _MOST_NOTES:
+            raise InvalidValue(f"{len(noted)} notes", where="note", hint=f"keep to {_MOST_NOTES}")
+        self._provenance = noted
 
     def _part(self, finished: bool) -> RankPart:
         """Everything so far. Called from the sender's thread."""

@@ -53,7 +53,7 @@ class Sender:
         with self._written:
             try:
                 write_part(self._folder, self._part(finished), sync=sync)
-            except OSError as error:
+            except Exception as error:  # whatever it is, the loop goes on
                 self._complain(f"what is recorded cannot be written: {error}")
                 return False
         return True
