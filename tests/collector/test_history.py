@@ -38,7 +38,7 @@ def history(answers):
 def test_units_are_ours_and_copies_count_once():
     card = {"UUID": "GPU-a", "Hostname": "n1"}
     found = history({
-        "DCGM_FI_DEV_GPU_UTIL": [(card | {"replica": "a"}, [(60, 50), (120, 75)]), (card | {"replica": "b"}, [(60, 9)])],
+        "DCGM_FI_DEV_GPU_UTIL": [(card | {"r": "1"}, [(60, 50), (120, 75)]), (card | {"r": "2"}, [(60, 9)])],
         "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": [(card, [(60, 6e6)])],
         "DCGM_FI_DEV_POWER_USAGE": [(card | {"GPU_I_ID": "1"}, [(60, 5)]), ({"UUID": "GPU-other"}, [(60, 5)])],
     })  # fmt: skip

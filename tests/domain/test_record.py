@@ -211,6 +211,14 @@ def test_ranks_are_one_run_and_the_last_one_closes_it(tmp_path):
     assert training_ledger(facts, 0.0, None).balanced
 
 
+def test_nodes_that_share_no_folder_are_runs_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKENSTONE_RUN_ID", "r")
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    job = Job("test", spool=tmp_path, node="n2", per_node=True)
+    assert (job.run_id, job.rank, job.world_size) == ("r-n2", 1, 2)
+
+
 def test_a_rank_that_is_late_finds_its_run_still_open(tmp_path):
     def rank(number: int) -> None:
         with Job("test", spool=tmp_path, run_id="r", rank=number, world_size=2) as job, job.step(tokens=1):

@@ -45,6 +45,7 @@ class Job:
     so that telemetry can be joined. `hardware` and `dtype` name the peak, `flops_per_token` (or `model` and
     `sequence_length`) the work: with both, the job has a score. Ranks come from $RANK and $WORLD_SIZE and share
     `run_id` and `spool` (default: $TOKENSTONE_SPOOL), a folder that all of them can write. Each counts its own tokens.
+    `per_node`: nodes share no folder, so each node's ranks ($LOCAL_RANK, $LOCAL_WORLD_SIZE) are a run of their own.
 
     Raises InvalidValue or UnknownName for what cannot be; afterwards neither service nor disk disturbs the loop.
     """
@@ -67,13 +68,17 @@ class Job:
         spool: Path | str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        per_node: bool = False,
     ) -> None:
-        self.rank = _whole("RANK", rank, 0)
-        self.world_size = _whole("WORLD_SIZE", world_size, 1)
+        ranks = ("LOCAL_RANK", "LOCAL_WORLD_SIZE") if per_node else ("RANK", "WORLD_SIZE")
+        self.rank, self.world_size = _whole(ranks[0], rank, 0), _whole(ranks[1], world_size, 1)
         if not self.rank < self.world_size:
             raise InvalidValue(f"rank {self.rank} of {self.world_size}", where="RANK", hint="ranks count from 0")
         self._folder = os.environ.get(FOLDER)
+        node = node or socket.gethostname() or "localhost"
         self.run_id = run_id or _run_id(name, self.world_size, bracketed=self._folder is not None)
+        if per_node and self._folder is None:
+            self.run_id += f"-{node}"
         hardware = hardware or catalogue.identify(device_model)
         if hardware is not None:
             catalogue.get(hardware)
@@ -89,8 +94,7 @@ class Job:
                 rank=self.rank,
                 world_size=self.world_size,
                 device=RunDevice(
-                    id=device or default, node=node or socket.gethostname() or "localhost", model=device_model,
-                    hardware=hardware,
+                    id=device or default, node=node, model=device_model, hardware=hardware,
                 ),
                 started_unix_seconds=time.time(),
                 elapsed_seconds=0.0,
