@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from cli.terminal import ledger_bar
+from cli.terminal import advice_line, ledger_bar
+from tokenstone.advice import Advice
 from tokenstone.score.bottleneck import money
 
 
@@ -29,6 +30,8 @@ def print_run(document: dict[str, Any], console: Console) -> None:
         console.print(
             " From outside, computation and communication are one; tokenstone.record tells more.", style="dim"
         )
+    for found in document["advice"]:
+        console.print(advice_line(Advice.model_validate(found)))
     if document["report_path"]:
         console.print(f" Report: {document['report_path']}")
 
