@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tokenstone import hardware as catalogue
@@ -46,6 +46,7 @@ changes = st.builds(
 ).filter(lambda found: any(getattr(found, name) is not None for name in Changes.model_fields))  # fmt: skip
 
 
+@settings(max_examples=50)
 @given(bases, changes)
 def test_any_bill_balances_and_says_what_it_takes_for_granted(base, changed):
     assume(sum(base.seconds.values()) > 0)
@@ -59,6 +60,7 @@ def test_any_bill_balances_and_says_what_it_takes_for_granted(base, changed):
     assert len(result.assumptions) >= len(result.changes)
 
 
+@settings(max_examples=50)
 @given(bases)
 def test_a_change_into_what_it_was_is_the_same_bill(base):
     assume(sum(base.seconds.values()) > 0)
@@ -70,6 +72,7 @@ def test_a_change_into_what_it_was_is_the_same_bill(base):
         assert result.after.bill.usd == pytest.approx(result.before.bill.usd)
 
 
+@settings(max_examples=50)
 @given(bases, st.floats(1, 50), st.floats(1, 50))
 def test_a_faster_network_never_costs_more(base, one, other):
     assume(sum(base.seconds.values()) > 0)
@@ -78,6 +81,7 @@ def test_a_faster_network_never_costs_more(base, one, other):
     assert costs[1] <= costs[0] <= sum(base.seconds.values()) * (1 + 1e-12)
 
 
+@settings(max_examples=50)
 @given(bases, st.integers(1, 1000), st.integers(1, 1000))
 def test_more_devices_never_need_fewer_device_seconds(base, one, other):
     assume(sum(base.seconds.values()) > 0)
