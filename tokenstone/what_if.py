@@ -294,7 +294,7 @@ def _link(base: Baseline, seconds: Seconds, factor: float) -> Changed:
         raise _missing(
             "hidden communication", "link-rate-factor", "a slower network would uncover it; give a result of `trace`"
         )
-    after = exposed / factor if hidden is None else max(0.0, (exposed + hidden) / factor - hidden)
+    after = exposed / factor if hidden is None else max(0.0, exposed / factor - hidden * (1 - 1 / factor))
     assumed = [f"links carry {factor:g} times as much and all communication is bound by them, not by latency"]
     if factor != 1:
         assumed.append(
