@@ -22,7 +22,7 @@ from api.views import Scored
 from tokenstone.cost import Price, rental
 from tokenstone.errors import Conflict, InvalidValue, NotFound
 from tokenstone.evaluate import Evaluation, evaluate
-from tokenstone.run import RunState, check_transition
+from tokenstone.run import RunState, check_transition, facts_kind
 from tokenstone.wire import InferenceFacts, PriceChoice, RunView, TrainingFacts, WindowRow
 
 AnyFacts = TrainingFacts | InferenceFacts
@@ -132,7 +132,7 @@ def _end(facts: AnyFacts) -> float:
 
 def _check_facts(run: RunView, facts: AnyFacts) -> None:
     """Raise InvalidValue for facts that cannot be those of the run."""
-    if facts.kind != run.spec.kind:
+    if facts.kind != facts_kind(run.spec):
         raise InvalidValue(f"facts of {facts.kind} for a run of {run.spec.kind}", where="body.kind")
     count = facts.device_count if isinstance(facts, InferenceFacts) else len(facts.devices)
     if count != len(run.devices):

@@ -20,6 +20,7 @@ def bench_document(report: Report, report_path: Path) -> dict[str, Any]:
         "training": section_document(sections["training"]),
         "inference": section_document(sections["inference"]),
         "bottleneck": report.bottleneck.model_dump(mode="json") if report.bottleneck else None,
+        "advice": [advice.model_dump(mode="json") for advice in report.advice],
         "report_path": str(report_path),
         "validity": report.validity,
         "price": report.price.model_dump(mode="json") if report.price else None,
@@ -90,6 +91,7 @@ def section_document(section: Section) -> dict[str, Any]:
         "usd_per_million_tokens": bill.usd_per_million_tokens if bill else None,
         "device_seconds_per_million_tokens": bill.device_seconds_per_million_tokens if bill else None,
         "validity": evaluation.validity,
+        "advice": [advice.model_dump(mode="json") for advice in evaluation.advice],
     }
     if evaluation.kind == "training":
         document |= {

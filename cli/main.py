@@ -17,6 +17,7 @@ from cli import (
     calc,
     catalogue,
     db,
+    deliver,
     doctor,
     fleet,
     infer,
@@ -25,10 +26,13 @@ from cli import (
     probe,
     project,
     record,
+    run,
+    score,
     serve,
     serve_model,
     trace,
     train,
+    what_if,
 )  # fmt: skip
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
@@ -55,6 +59,10 @@ app.command("record")(record.command)
 app.command("probe")(probe.command)
 app.command("trace")(trace.command)
 app.command("project")(project.command)
+app.command("deliver")(deliver.command)
+app.command("run", context_settings={"allow_interspersed_args": False})(run.command)
+app.command("score")(score.command)
+app.command("what-if")(what_if.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
 app.command("fleet")(fleet.command)

@@ -7,6 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tokenstone.advice import Advice
 from tokenstone.cost import Bill
 from tokenstone.report import Report
 from tokenstone.score.bottleneck import TITLES, money
@@ -37,6 +38,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
     console.print(_panel(report))
     console.print()
+    for advice in report.advice:
+        console.print(advice_line(advice))
     for line in _provenance(report):
         console.print(line, style="dim")
 
@@ -50,6 +53,16 @@ def _headline(report: Report) -> Panel:
         lines.append(Text.assemble((_amount(report.bill), "bold"), " per million tokens, trained, read and written"))
     lines.append(Text(report.bottleneck_sentence, style="yellow"))
     return Panel(Group(*lines), title=f"Tokenstone · {report.cluster}", title_align="left", padding=(0, 2))
+
+
+def advice_line(advice: Advice) -> Text:
+    """What to change, what that saves at most, and what it rests on."""
+    worth = f"{advice.saving_ratio:.1%} of the bill"
+    if advice.saving_usd_per_million_tokens is not None:
+        worth = f"{money(advice.saving_usd_per_million_tokens)} per million tokens, {worth}"
+    title = TITLES[advice.category]
+    parts = (f"Against {title}", "bold"), f": {advice.hint}. Saves at most {worth}. ", (f"{advice.rests_on}.", "dim")
+    return Text.assemble(*parts)
 
 
 def _amount(bill: Bill) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from cli.terminal import ledger_bar
+from cli.terminal import advice_line, ledger_bar
 from tokenstone.advice import Advice, advise
 from tokenstone.cost import Bill
 from tokenstone.ledger import Ledger
@@ -66,9 +66,7 @@ def print_trace(job: JobTrace, ledger: Ledger, bill: Bill | None, roofline: Roof
         if worst := bottleneck(bill):
             console.print(worst.sentence, style="yellow")
     for found in _advice(ledger, bill):
-        saving = _money(found.saving_usd_per_million_tokens) + " per M tokens" if bill and bill.price else ""
-        worth = f"{found.saving_ratio:.1%}" + (f", {saving}" if saving else "")
-        console.print(f"[bold]Advice[/] ({found.rule}, at most {worth}): {found.hint}. [dim]{found.rests_on}.[/]")
+        console.print(advice_line(found))
     for note in job.notes:
         console.print(f"Note: {note}.", style="dim")
     for reason in ledger.reasons:

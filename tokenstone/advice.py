@@ -14,7 +14,7 @@ overlapping could save 27.8 of the 100.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
@@ -115,6 +115,27 @@ def advise(
         _apply(rule, seconds.get(rule.category, 0.0) / total, ratios or {}, usd_per_million_tokens) for rule in RULES
     ]
     return sorted((advice for advice in found if advice), key=lambda advice: -advice.saving_ratio)
+
+
+def combine(parts: Sequence[tuple[str, float, Sequence[Advice]]], usd_per_million_tokens: float | None) -> list[Advice]:
+    """Advice on several runs as advice on their common bill, the largest saving first.
+
+    `parts`: what each run is called, its device-seconds, and its own advice. What one rule finds in several runs is one
+    piece of advice. `usd_per_million_tokens`: the common bill's.
+    """
+    total = math.fsum(seconds for _, seconds, _ in parts)
+    found: dict[str, list[tuple[str, float, Advice]]] = {}
+    for name, seconds, advice in parts:
+        for one in advice:
+            found.setdefault(one.rule, []).append((name, one.saving_ratio * seconds / total, one))
+    combined = []
+    for several in found.values():
+        saving = math.fsum(ratio for _, ratio, _ in several)
+        grounds = "; ".join(f"{name}: {one.rests_on}" if len(parts) > 1 else one.rests_on for name, _, one in several)
+        usd = None if usd_per_million_tokens is None else usd_per_million_tokens * saving
+        update = {"rests_on": grounds, "saving_ratio": saving, "saving_usd_per_million_tokens": usd}
+        combined.append(several[0][2].model_copy(update=update))
+    return sorted(combined, key=lambda advice: -advice.saving_ratio)
 
 
 def _apply(

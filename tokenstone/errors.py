@@ -19,6 +19,8 @@
         ├── StoreFull              HTTP 507: the disk of the database is full
         ├── MissingTool            a program that is needed is not installed
         ├── MissingExtra           an optional part of Tokenstone is not installed
+        ├── CommandNotFound        a command of the user's is not there; exit code 127, as a shell says
+        ├── CommandNotExecutable   or cannot be run; exit code 126
         └── WorkloadFailed         the reference program ended without its result
 
 Each says what happened, where, and what to do.
@@ -201,6 +203,20 @@ class MissingExtra(OperationError):
             f"this command needs {module!r}, which is not installed",
             hint=f"pip install 'tokenstone[{extra}]'",
         )
+
+
+class CommandNotFound(OperationError):
+    """There is no such command."""
+
+    exit_code = 127
+    slug = "command-not-found"
+
+
+class CommandNotExecutable(OperationError):
+    """The command is there and cannot be run."""
+
+    exit_code = 126
+    slug = "command-not-executable"
 
 
 class WorkloadFailed(OperationError):

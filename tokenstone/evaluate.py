@@ -15,13 +15,14 @@ from typing import Literal, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenstone.advice import Advice, advise
 from tokenstone.cost import Bill, Price, TokenKind, make_bill, output_seconds
 from tokenstone.errors import InvalidValue
 from tokenstone.flops import AttentionCount, mfu, training_flops
 from tokenstone.latency import DEFINITIONS, Latencies, latencies, missed
 from tokenstone.ledger import Ledger, inference_ledger, training_ledger
 from tokenstone.roofline import Roofline, find_roofline, scale_up_bytes_per_second
-from tokenstone.run import InferenceSpec, TrainingSpec
+from tokenstone.run import InferenceSpec, JobSpec, TrainingSpec
 from tokenstone.score.bottleneck import Bottleneck, bottleneck
 from tokenstone.score.dollar_weighted import dollar_weighted_utilization
 from tokenstone.score.efficiency import efficiency
@@ -34,6 +35,7 @@ SCHEMA_VERSION = 1
 
 REASONS: dict[str, str] = {
     "valid": "everything that the score needs was measured and balances",
+    "unknown_work": "what a token takes is not known: say it by flops_per_token, or by model and sequence_length",
     "unknown_peak": "the hardware's limit is not known: name catalogue hardware, or let `tokenstone probe` measure it",
     "peak_exceeded": "the work ran faster than the stated limit, which is therefore wrong for this device",
     "ledger_residual": "the ledger does not balance: the facts of the run contradict themselves",
@@ -103,6 +105,8 @@ class Evaluation(_Row):
     goodput_bill: Bill | None = None
     """Inference: the output's cost borne only by the tokens of requests that met the objective."""
     bottleneck: Bottleneck | None
+    advice: tuple[Advice, ...] = ()
+    """What the ledger and the panel advise, the largest saving first."""
     panel: list[PanelRow]
     dollar_weighted_utilization: float | None
     dollar_weighted_reason: str
@@ -132,6 +136,8 @@ def evaluate(run: RunView, facts: Facts, *, windows: Sequence[WindowRow], price:
     inside = _during(windows, facts)
     if isinstance(facts, TrainingFacts) and isinstance(run.spec, TrainingSpec):
         figures = _training(run.spec, facts, roofline, price)
+    elif isinstance(facts, TrainingFacts) and isinstance(run.spec, JobSpec):
+        figures = _job(run.spec, facts, roofline, price)
     elif isinstance(facts, InferenceFacts) and isinstance(run.spec, InferenceSpec):
         figures = _inference(run.spec, facts, roofline, price)
     else:
@@ -162,6 +168,7 @@ def evaluate(run: RunView, facts: Facts, *, windows: Sequence[WindowRow], price:
             "factors": factors(ledger),
             "tokens_per_second": tokens.total / facts.allocated_seconds,
             "bottleneck": bottleneck(bill) if bill else None,
+            "advice": _advice(ledger, panel, bill),
             "panel": panel,
             "dollar_weighted_utilization": weighted,
             "dollar_weighted_reason": weighted_reason,
@@ -228,6 +235,26 @@ def _training(spec: TrainingSpec, facts: TrainingFacts, roofline: Roofline | Non
         "loss_first": facts.loss_first,
         "loss_last": facts.loss_last,
         "conventions": [flops.convention, "tokens of counted steps only; warm-up is start-up"],
+    }
+
+
+def _job(spec: JobSpec, facts: TrainingFacts, roofline: Roofline | None, price: Price | None) -> _Figures:
+    """What is known of a job that is not ours: its compute splits where both its work and the limit are known."""
+    flops, convention = spec.flops_per_token, "FLOPs per token as the job's owner counts them"
+    if spec.model is not None and spec.sequence_length is not None:
+        count = training_flops(spec.model, spec.sequence_length, AttentionCount.CAUSAL)
+        flops, convention = count.flops_per_token, count.convention
+    ledger = training_ledger(facts, (flops or 0.0) * facts.tokens, roofline if flops else None)
+    if flops is None:
+        reasons = ["unknown_work", *(reason for reason in ledger.reasons if reason != "unknown_peak")]
+        ledger, convention = ledger.model_copy(update={"reasons": reasons}), "FLOPs per token are not known"
+    return {
+        "ledger": ledger,
+        "tokens": Tokens(trained=facts.tokens),
+        "bill": _bill(ledger, ledger.seconds, facts.tokens, "all", price),
+        "loss_first": facts.loss_first,
+        "loss_last": facts.loss_last,
+        "conventions": [convention, "tokens as the job counts them; what a step does not mark is computation"],
     }
 
 
@@ -325,6 +352,14 @@ def _compute_row(ledger: Ledger, roofline: Roofline | None) -> PanelRow:
         capacity=f"{roofline.peak_flops_per_second / 1e12:,.3g} TFLOP/s {roofline.dtype}, {roofline.provenance}",
         provenance="derived from the ledger",
     )
+
+
+def _advice(ledger: Ledger, panel: Sequence[PanelRow], bill: Bill | None) -> list[Advice]:
+    """None from a ledger that does not balance: its shares are not what happened."""
+    if not ledger.balanced:
+        return []
+    ratios = {row.resource: row.mean_ratio for row in panel}
+    return advise(ledger.seconds, ratios=ratios, usd_per_million_tokens=bill.usd_per_million_tokens if bill else None)
 
 
 def _joules_per_token(windows: Sequence[WindowRow], run: RunView, tokens: int) -> tuple[float | None, str]:

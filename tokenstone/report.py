@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenstone.advice import Advice, combine
 from tokenstone.cost import Bill, Price, make_bill
 from tokenstone.evaluate import REASONS, Evaluation
 from tokenstone.score.bottleneck import Bottleneck, bottleneck, money
@@ -52,6 +53,8 @@ class Report(_Row):
     """All tokens of all runs together; None where a ledger does not balance."""
     bottleneck: Bottleneck | None
     bottleneck_sentence: str
+    advice: tuple[Advice, ...] = ()
+    """What to change, the largest saving first: of the bill of all runs together, where there is one."""
     validity: list[str]
     validity_notes: list[str]
     price: Price | None
@@ -83,6 +86,12 @@ def build_report(evaluated: Sequence[tuple[RunView, Evaluation]], *, created_uni
         bill=bill,
         bottleneck=worst,
         bottleneck_sentence=_sentence(bill, worst),
+        advice=tuple(
+            combine(
+                [(e.kind, e.ledger.allocated_seconds, e.advice) for e in evaluations],
+                bill.usd_per_million_tokens if bill else None,
+            )
+        ),
         validity=codes,
         validity_notes=[REASONS[code] for code in codes],
         price=price,
@@ -138,6 +147,8 @@ def _headlines(evaluation: Evaluation) -> list[Headline]:
             ),
             Headline(title="Expert balance", value=_number(evaluation.max_violation, "{:.2f}"), unit="MaxVio"),
         ]
+        if evaluation.training is None:  # a job of its own tells what it can
+            rows = [row for row in rows if row.title == "Score" or "absent" not in row.value]
     else:
         waits = evaluation.latencies
         ttft = waits.ttft_seconds if waits else None

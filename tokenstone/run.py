@@ -214,4 +214,37 @@ class InferenceSpec(_Spec):
         return self.arrivals.lengths or Lengths(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
 
 
-WorkloadSpec = Annotated[TrainingSpec | InferenceSpec, Field(discriminator="kind")]
+class JobSpec(_Spec):
+    """Anyone's own job, of which we know what its owner says. Its facts are those of a training.
+
+    With `flops_per_token`, or `model` and `sequence_length`, and a known peak of `dtype` it has a score.
+    """
+
+    kind: Literal["job"] = "job"
+    preset: Annotated[str, Field(min_length=1, max_length=100)]
+    """The job's name: runs of one name and the same figures compare as like with like."""
+    model: ModelShape | None = None
+    sequence_length: Positive | None = None
+    flops_per_token: Annotated[float, Field(gt=0, le=1e30)] | None = None
+    """Model FLOPs of a token, forward and backward where it trains, by the owner's own count."""
+    dtype: str = Field(default="unknown", max_length=20)
+    """Number format of the peak that the job is held against."""
+
+    @model_validator(mode="after")
+    def _counts_once(self) -> Self:
+        if self.model is not None and self.flops_per_token is not None:
+            raise ValueError("give either model or flops_per_token")
+        if (self.model is None) != (self.sequence_length is None):
+            raise ValueError("model and sequence_length go together")
+        return self
+
+
+ReferenceSpec = Annotated[TrainingSpec | InferenceSpec, Field(discriminator="kind")]
+"""Specs that the reference workloads run."""
+WorkloadSpec = Annotated[TrainingSpec | InferenceSpec | JobSpec, Field(discriminator="kind")]
+AnySpec = TrainingSpec | InferenceSpec | JobSpec
+
+
+def facts_kind(spec: AnySpec) -> Literal["training", "inference"]:
+    """Kind of facts that a run of `spec` ends with."""
+    return "inference" if spec.kind == "inference" else "training"

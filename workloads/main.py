@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tokenstone.errors import InvalidFile, MissingExtra, OperationError, TokenstoneError, UsageError
-from tokenstone.run import InferenceSpec, TrainingSpec, WorkloadSpec
+from tokenstone.run import InferenceSpec, ReferenceSpec, TrainingSpec
 from workloads import ending
 from workloads.files import require_writable, whole_file
 from workloads.progress import JsonLines, Silent
@@ -102,7 +102,7 @@ def _add_training_options(command: argparse.ArgumentParser) -> None:
 
 def _read_spec(path: Path) -> TrainingSpec | InferenceSpec:
     try:
-        spec: TrainingSpec | InferenceSpec = TypeAdapter(WorkloadSpec).validate_json(path.read_bytes())
+        spec: TrainingSpec | InferenceSpec = TypeAdapter(ReferenceSpec).validate_json(path.read_bytes())
     except OSError as error:
         raise InvalidFile(f"cannot be read: {error.strerror or error}", where=str(path)) from error
     except ValidationError as error:

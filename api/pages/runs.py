@@ -10,7 +10,7 @@ from tokenstone.cost import Bill
 from tokenstone.evaluate import REASONS
 from tokenstone.latency import Percentiles
 from tokenstone.report import Section
-from tokenstone.run import InferenceSpec, TrainingSpec
+from tokenstone.run import AnySpec, InferenceSpec, JobSpec, TrainingSpec
 from tokenstone.score.panel import PanelRow
 from tokenstone.wire import RunDevice
 
@@ -122,7 +122,9 @@ def _devices(devices: list[RunDevice]) -> str:
     return f"{', '.join(f'{count(number)} × {kind}' for kind, number in kinds.items())} on {place}"
 
 
-def _workload(spec: TrainingSpec | InferenceSpec) -> str:
+def _workload(spec: AnySpec) -> str:
+    if isinstance(spec, JobSpec):
+        return f"{spec.preset}: a job of its own, {spec.dtype}"
     if isinstance(spec, TrainingSpec):
         return (
             f"{spec.preset}: {count(spec.steps)} steps of {count(spec.batch_sequences)} × "
@@ -148,7 +150,7 @@ def _arrivals(spec: InferenceSpec) -> str:
     return f"{traffic.rate:g} a second ({kind})"
 
 
-def _model(spec: TrainingSpec | InferenceSpec) -> str:
+def _model(spec: AnySpec) -> str:
     model = spec.model
     if model is None:
         return f"{spec.endpoint_model} on an endpoint, shape not known" if isinstance(spec, InferenceSpec) else ""

@@ -16,10 +16,10 @@ from api.store.tables import Node, NodeDevice, Run
 from api.views import ClusterView, DeviceView, SpecView
 from tokenstone import hardware
 from tokenstone.errors import NotFound
-from tokenstone.run import InferenceSpec, TrainingSpec, WorkloadSpec
+from tokenstone.run import AnySpec, WorkloadSpec
 from tokenstone.wire import Device, Page
 
-_SPEC: TypeAdapter[TrainingSpec | InferenceSpec] = TypeAdapter(WorkloadSpec)
+_SPEC: TypeAdapter[AnySpec] = TypeAdapter(WorkloadSpec)
 
 
 def page_of_clusters(

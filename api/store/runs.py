@@ -12,10 +12,10 @@ from api.store.paging import decode_cursor, make_page
 from api.store.statements import insert_new
 from api.store.tables import Run, RunNode
 from tokenstone.errors import Conflict, NotFound
-from tokenstone.run import InferenceSpec, RunState, TrainingSpec, WorkloadSpec, check_transition
+from tokenstone.run import AnySpec, RunState, WorkloadSpec, check_transition
 from tokenstone.wire import Page, RunCreate, RunDevice, RunView
 
-_SPEC: TypeAdapter[TrainingSpec | InferenceSpec] = TypeAdapter(WorkloadSpec)
+_SPEC: TypeAdapter[AnySpec] = TypeAdapter(WorkloadSpec)
 _DEVICES = TypeAdapter(list[RunDevice])
 _OPEN = [state.value for state in RunState if not state.ended]
 CLIENT_LOST = "client lost"

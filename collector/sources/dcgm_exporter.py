@@ -14,7 +14,7 @@ from collector.sources.accelerator import MEBIBYTE, Found, make_parts
 from collector.sources.base import Parts
 from collector.sources.exporters import is_blank
 
-_FIELDS: dict[str, tuple[str, float, dict[str, str]]] = {
+FIELDS: dict[str, tuple[str, float, dict[str, str]]] = {
     "DCGM_FI_DEV_GPU_UTIL": ("accel_busy_ratio", 0.01, {}),
     "DCGM_FI_PROF_SM_ACTIVE": ("accel_sm_active_ratio", 1.0, {}),
     "DCGM_FI_PROF_SM_OCCUPANCY": ("accel_sm_occupancy_ratio", 1.0, {}),
@@ -39,7 +39,7 @@ _FIELDS: dict[str, tuple[str, float, dict[str, str]]] = {
     "DCGM_FI_DEV_POWER_VIOLATION": ("accel_throttled_seconds_total", 1e-9, {"reason": "software_power_cap"}),
     "DCGM_FI_DEV_THERMAL_VIOLATION": ("accel_throttled_seconds_total", 1e-9, {"reason": "software_thermal"}),
 }
-METRICS = tuple(dict.fromkeys(metric for metric, _, _ in _FIELDS.values()))
+METRICS = tuple(dict.fromkeys(metric for metric, _, _ in FIELDS.values()))
 
 
 def to_parts(families: Mapping[str, Family]) -> Parts:
@@ -54,7 +54,7 @@ def to_parts(families: Mapping[str, Family]) -> Parts:
             index = int(by["gpu"]) if by.get("gpu", "").isdigit() else len(found)
             device = found.setdefault(by["UUID"], Found(by["UUID"], "NVIDIA", by.get("modelName", ""), index))
             # The parser adds _total to the names of counters, as the format wants; DCGM's have none.
-            known = _FIELDS.get(name.removesuffix("_total"))
+            known = FIELDS.get(name.removesuffix("_total"))
             if known is None:
                 continue
             metric, factor, more = known

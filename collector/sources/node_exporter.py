@@ -51,7 +51,7 @@ def _fixed(take: By, **more: str) -> By:
     return with_more
 
 
-_MAP: dict[str, tuple[str, By]] = {
+MAP: dict[str, tuple[str, By]] = {
     "node_cpu_seconds_total": ("host_cpu_seconds_total", _mode),
     "node_load1": ("host_load_average", _none),
     "node_memory_MemTotal_bytes": ("host_memory_total_bytes", _none),
@@ -85,7 +85,7 @@ _MAP: dict[str, tuple[str, By]] = {
     "node_filesystem_avail_bytes": ("filesystem_available_bytes", _mount),
 }
 _PROCESSORS = "host_cpu_logical_processors"
-METRICS = tuple(dict.fromkeys([*(metric for metric, _ in _MAP.values()), _PROCESSORS]))
+METRICS = tuple(dict.fromkeys([*(metric for metric, _ in MAP.values()), _PROCESSORS]))
 
 
 def to_parts(families: Mapping[str, Family]) -> Parts:
@@ -93,9 +93,9 @@ def to_parts(families: Mapping[str, Family]) -> Parts:
     totals: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     processors: set[str] = set()
     for name, family in families.items():
-        if name not in _MAP:
+        if name not in MAP:
             continue
-        metric, take = _MAP[name]
+        metric, take = MAP[name]
         for sample in _of(name, family.samples):
             by = take(sample.labels)
             # A speed of -1 is the kernel's word for unknown.

@@ -73,6 +73,8 @@ def test_make_targets_in_prose_exist():
 def test_the_domain_passes_its_own_examples():
     tried = 0
     for module in pkgutil.walk_packages(tokenstone.__path__, "tokenstone."):
+        if module.name.startswith("tokenstone.integrations."):
+            continue  # each takes seconds to import the library it is a part of
         result = doctest.testmod(importlib.import_module(module.name))
         assert result.failed == 0, module.name
         tried += result.attempted

@@ -293,3 +293,46 @@ def test_a_report_without_a_price_says_how_to_give_one():
     assert report.bill.device_seconds_per_million_tokens == pytest.approx(20 / TOKENS * 1e6)
     assert "--price-per-device-hour" in report.price_note
     assert "device-seconds" in report.bottleneck_sentence
+
+
+def test_advice_rests_on_ledger_and_panel_and_is_in_dollars():
+    run = run_view(TRAINING)
+    advice = evaluate(run, training_facts(), windows=[], price=rental(3.6)).advice
+    found = {one.rule: one for one in advice}
+    assert found.keys() == {"overlap-communication", "feed-faster", "start-faster", "give-back"}
+    bill = 20 * 3.6 / 3600 / TOKENS * 1e6
+    assert found["start-faster"].saving_usd_per_million_tokens == pytest.approx(bill * 4 / 20)
+    assert "startup takes 20.0%" in found["start-faster"].rests_on
+
+    def bandwidth(mean):
+        return WindowRow(
+            node="n0", device="d0", metric="accel_memory_bandwidth_ratio", labels={}, start_unix_seconds=1005,
+            duration_seconds=10, count=10, mean=mean, minimum=mean, maximum=mean, delta=None,
+        )  # fmt: skip
+
+    # 7 of the 20 s are computation beyond the ideal: which advice that gives depends on the memory.
+    for mean, rule in ((0.9, "relieve-memory"), (0.2, "grow-products"), (0.6, None)):
+        advice = evaluate(run, training_facts(), windows=[bandwidth(mean)], price=None).advice
+        about = [one for one in advice if one.category == "kernel_inefficiency"]
+        assert [one.rule for one in about] == ([rule] if rule else [])
+        assert all(one.saving_usd_per_million_tokens is None for one in about)
+
+
+def test_no_advice_from_a_ledger_that_does_not_balance():
+    facts = training_facts(devices=[DevicePhases(device="d0", phases=STEPS_OF_13_SECONDS * 2)])
+    assert evaluate(run_view(TRAINING), facts, windows=[], price=rental(1.0)).advice == ()
+
+
+def test_a_report_advises_on_the_bill_of_all_its_runs():
+    told = ((run_view(TRAINING), training_facts()), (run_view(SERVING), serving_facts()))
+    runs = [(run, evaluate(run, facts, windows=[], price=rental(3.6))) for run, facts in told]
+    report = build_report(runs, created_unix_seconds=2000)
+    found = {one.rule: one for one in report.advice}
+    start = found["start-faster"]  # 4 of the training's 20 s and 2 of the serving's 12 s
+    assert start.saving_ratio == pytest.approx(6 / 32)
+    assert start.saving_usd_per_million_tokens == pytest.approx(report.bill.usd_per_million_tokens * 6 / 32)
+    assert "training: startup takes 20.0%" in start.rests_on
+    assert "inference: startup takes 16.7%" in start.rests_on
+    assert found["feed-faster"].saving_ratio == pytest.approx(1 / 32)
+    savings = [one.saving_ratio for one in report.advice]
+    assert savings == sorted(savings, reverse=True)
