@@ -167,7 +167,7 @@ class _Replaying(TorchDispatchMode):
 
 
 class _Repetitions:
-    """Runs one block, and counts how often it was repeated. The backward thread of an overlapped schedule counts, too."""
+    """Runs one block, and counts how often it was repeated; its repetitions do not overlap."""
 
     def __init__(self, how: Recompute, *, dense: bool) -> None:
         self.how, self.dense = how, dense

@@ -40,8 +40,8 @@ class _Saved(NamedTuple):
         return self.run.saved()[self.index]
 
 
-class _Enough(Exception):  # noqa: N818  no error: the repetition has made all that is needed
-    pass
+class _Enough(Exception):
+    """No error: the repetition has made all that is needed."""
 
 
 class _Run:
