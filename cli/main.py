@@ -26,6 +26,7 @@ from cli import (
     record,
     serve,
     serve_model,
+    submit,
     trace,
     train,
 )  # fmt: skip
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command("bench")(bench.command)
 app.command("train")(train.command)
+app.command("submit")(submit.command)
 app.command("infer")(infer.command)
 app.command("serve-model")(serve_model.command)
 app.command("ablate")(ablate.command)

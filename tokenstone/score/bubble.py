@@ -8,9 +8,9 @@ With P pipeline ranks, M micro-batches and, per micro-batch and *stage*, F forwa
     ZBVZeroBubble    (P - 1) max(F, I, 2 (I - W))   the order of arXiv 2401.10241
     DualPipeV        (P - 1) (F&B + B - 3 W)        F&B is the time of a pair: github.com/deepseek-ai/DualPipe
 
-and ratio = bubble / (work + bubble). 1F1B and the interleaved one depend on no time: (P - 1) / (v M + P - 1). All count from
-a common start to a common end, as a step does whose gradients are reduced before the optimizer, and the rank that waits
-most. ZBV's authors count each rank from its own first action to its own last; then nothing is left where F = I = W.
+and ratio = bubble / (work + bubble). 1F1B and the interleaved one depend on no time: (P - 1) / (v M + P - 1). All count
+from a common start to a common end, as a step does whose gradients are reduced before the optimizer, and the rank that
+waits most. ZBV's authors count each rank from its own first action to its own last; then nothing is left where F = I = W.
 A replay of the orders (tests/workloads/parallel/test_bubble.py) gives ZBV's exactly where F <= I, and DualPipeV's where
 F = I; for parts that are up to a fifth longer or shorter the forms are within a fifth of it.
 
