@@ -49,6 +49,7 @@ def command(
     """
     from cli.documents import training_document  # noqa: PLC0415
     from cli.terminal import print_report  # noqa: PLC0415
+    from cli.train_view import print_training  # noqa: PLC0415
     from tokenstone.client import Client  # noqa: PLC0415
     from tokenstone.run import RunState, TrainingSpec  # noqa: PLC0415
     from tokenstone.wire import PriceChoice, Probe, RunChange, TrainingFacts  # noqa: PLC0415
@@ -67,6 +68,7 @@ def command(
     if json:
         return print_json(training_document(report, page))
     print_report(report, stdout())
+    print_training(report.sections[0].evaluation, stdout())
     typer.echo(f"\nReport: {page}")
     return None
 

@@ -10,9 +10,9 @@ With P pipeline ranks, M micro-batches and, per micro-batch and *stage*, F forwa
 
 and ratio = bubble / (work + bubble). 1F1B and the interleaved one depend on no time: (P - 1) / (v M + P - 1). All count
 from a common start to a common end, as a step does whose gradients are reduced before the optimizer, and the rank that
-waits most. ZBV's authors count each rank from its own first action to its own last; then nothing is left where F = I = W.
-A replay of the orders (tests/workloads/parallel/test_bubble.py) gives ZBV's exactly where F <= I, and DualPipeV's where
-F = I; for parts that are up to a fifth longer or shorter the forms are within a fifth of it.
+waits most. ZBV's authors count each rank from its own first action to its own last; then nothing is left of it where
+F = I = W. A replay of the orders (tests/workloads/parallel/test_bubble.py) gives ZBV's exactly where F <= I, and
+DualPipeV's where F = I; for parts that are up to a fifth longer or shorter the forms are within a fifth of it.
 
 Worked example: 1F1B on 4 ranks with 8 micro-batches has 3 / 11 = 27.3 %; two stages a rank make it 3 / 19 = 15.8 %.
 """

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -150,7 +150,7 @@ class TrainingCheckpoints:
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         weights, moments = get_state_dict(model, optimizer)
         state: dict[str, Any] = {self._groups: moments["param_groups"], **self._random()}
-        for kind, by_name in (("model", weights), ("optimizer", moments["state"])):
+        for kind, by_name in (("model", weights), ("optimizer", cast(dict[str, Any], moments["state"]))):
             for name, value in by_name.items():
                 state.setdefault(f"{kind}.{self._shard_of(name)}", {})[name] = value
         return state

@@ -34,10 +34,10 @@ class _Saved(NamedTuple):
     """Stands in the graph for a tensor that is not there yet."""
 
     run: _Run
-    index: int
+    place: int
 
     def tensor(self) -> Tensor:
-        return self.run.saved()[self.index]
+        return self.run.saved()[self.place]
 
 
 class _Enough(Exception):
