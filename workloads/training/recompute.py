@@ -88,7 +88,7 @@ def repeated_flops(module: nn.Module, spec: TrainingSpec, tokens: int) -> float:
     `tokens`: how many each forward pass of a block has had, those of a micro-batch.
     """
     total = 0.0
-    for part in module.modules():
+    for part in module.modules() if spec.recompute != "none" else ():
         repetitions = getattr(part, "repetitions", None)
         if isinstance(repetitions, _Repetitions) and (count := repetitions.take()):
             total += count * tokens * _repeated_flops_per_token(spec.model, spec.sequence_length, repetitions)
