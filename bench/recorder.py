@@ -3,8 +3,8 @@
     python bench/recorder.py
 
 cpu-small, fp32, random tokens, one thread, on one rank and on two forked ones that share the experts. Blocks of
-steps with and without take turns, and the medians are compared; a step whose outcome is looked at (its loss) counts in both. Writes
-bench/results/recorder.json; the same is the last line of output.
+steps with and without take turns, and the medians are compared; a step whose outcome is looked at (its loss) counts
+in both. Writes bench/results/recorder.json; the same is the last line of output.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from workloads.training.tally import Tally, step_figures
 
 RESULT = Path(__file__).parent / "results" / "recorder.json"
 BLOCK = 5
-"""Steps of one kind in a row: a single one would be charged with what the other rank lags behind after the one before."""
+"""Steps of one kind in a row: a single one would be charged with what the other rank is behind by then."""
 
 
 def batch(spec: TrainingSpec) -> tuple[torch.Tensor, torch.Tensor]:
