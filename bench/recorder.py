@@ -46,7 +46,7 @@ def batch(spec: TrainingSpec) -> tuple[torch.Tensor, torch.Tensor]:
 def measure(
     trainer: LocalTrainer | RankTrainer, recorder: TorchRecorder, spec: TrainingSpec, steps: int, folder: Path
 ) -> dict[str, list[float]]:
-    """Mean seconds of a step, plain and recorded in turn, of each block of steps: by the clock, and of the processor."""
+    """Mean seconds of a step, plain and recorded in turn, of each block: by the clock, and of the processor."""
     inputs, targets = batch(spec)
     tally, journal = Tally(0), Journal(folder / f"journal-{os.getpid()}.jsonl")
 
