@@ -28,8 +28,8 @@ def bench_document(report: Report, report_path: Path) -> dict[str, Any]:
     }
 
 
-def training_document(report: Report, report_path: Path) -> dict[str, Any]:
-    """The document of `tokenstone train --json`."""
+def training_document(report: Report, report_path: Path | str) -> dict[str, Any]:
+    """The document of `tokenstone train --json`, and of `submit`, whose report has a URL."""
     [section] = report.sections
     evaluation = section.evaluation
     roofline, ledger = evaluation.roofline or {}, evaluation.ledger

@@ -30,6 +30,7 @@ from cli import (
     score,
     serve,
     serve_model,
+    submit,
     trace,
     train,
     what_if,
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 app.command("bench")(bench.command)
 app.command("train")(train.command)
+app.command("submit")(submit.command)
 app.command("infer")(infer.command)
 app.command("serve-model")(serve_model.command)
 app.command("job")(job.command)

@@ -139,6 +139,10 @@ def command(
             "--simulated-latency", min=0, max=10, help="Seconds added to each exchange: a slow link, simulated."
         ),
     ] = None,
+    layers: Annotated[int | None, typer.Option("--layers", min=1, help="Layers. [default: the preset's]")] = None,
+    batch_sequences: Annotated[
+        int | None, typer.Option("--batch-sequences", min=1, help="Sequences a step. [default: the preset's]")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Counted steps. [default: the preset's]")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="[default: the preset's]")] = None,
     text: Annotated[
@@ -198,7 +202,7 @@ def command(
         balance_alpha=balance_alpha, bias_update_rate=bias_update_rate, prediction_depths=prediction_depths,
         data_parallel=data_parallel and data_parallel.value, redundant_experts=redundant_experts,
         redundant_experts_interval=redundant_experts_interval, simulated_latency_seconds=latency,
-        steps=steps, seed=seed, text=text,
+        layers=layers, batch_sequences=batch_sequences, steps=steps, seed=seed, text=text,
     )  # fmt: skip
     if write_spec is not None:
         from cli.files import write_whole  # noqa: PLC0415
@@ -235,7 +239,9 @@ def command(
     if json:
         return print_json(training_document(result, site.report_path))
     from cli.terminal import print_report  # noqa: PLC0415
+    from cli.train_view import print_training  # noqa: PLC0415
 
     print_report(result, stdout())
+    print_training(result.sections[0].evaluation, stdout())
     typer.echo(f"\nReport: {site.report_path}")
     return None

@@ -22,6 +22,7 @@ def make_spec(
     micro_batches: int | None = None,
     overlap: bool = True,
     data_parallel: str | None = None,
+    layers: int | None = None,
     text: Path | None = None,
     **switches: Any,
 ) -> TrainingSpec:
@@ -33,6 +34,8 @@ def make_spec(
     layout = _layout(base.layout, nproc, pipeline, experts, schedule, micro_batches, overlap=overlap)
     layout = layout.model_copy(update={"data_parallel": data_parallel or base.layout.data_parallel})
     given = {name: value for name, value in switches.items() if value is not None}
+    if layers is not None and layers != base.model.layers:
+        given["model"] = base.model.model_dump() | {"layers": layers, "name": f"{base.model.name}, {layers} layers"}
     if text is not None:
         if not text.is_file():
             raise InvalidFile("no such file", where=str(text), hint="give a text file to --text")
@@ -95,13 +98,13 @@ def check_layout(spec: TrainingSpec) -> None:
         raise InvalidValue(
             f"{spec.batch_sequences} sequences a step do not divide into {layout.micro_batches} micro-batches "
             f"on {data} data-parallel ranks",
-            where="--micro-batches", hint="use fewer micro-batches or ranks",
+            where="--micro-batches", hint="use fewer micro-batches or ranks, or more --batch-sequences",
         )  # fmt: skip
     stages = layout.pipeline * (1 if layout.schedule == "1F1B" else 2)
     if layout.pipeline > 1 and spec.model.layers < stages:
         raise InvalidValue(
             f"{spec.model.layers} layers do not fill the {stages} stages of {layout.schedule}",
-            where="--pipeline", hint="use fewer pipeline ranks, --schedule 1F1B, or a deeper model",
+            where="--pipeline", hint="use fewer pipeline ranks, --schedule 1F1B, or more --layers",
         )  # fmt: skip
     if layout.schedule == "DualPipeV" and layout.micro_batches < 2 * layout.pipeline:
         raise InvalidValue(

@@ -238,6 +238,8 @@ class RankFigures(WireModel):
     """One rank over the counted steps."""
 
     device: Name
+    node: Name | None = None
+    """Host name of the node that it was on."""
     part_seconds: dict[Part, Seconds]
     wait_seconds: Seconds
     """Waited for other ranks, for whatever reason and whether or not something computed meanwhile."""

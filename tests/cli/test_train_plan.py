@@ -186,3 +186,12 @@ def test_a_launcher_on_many_nodes_gets_its_spec_as_a_file(tokenstone, tmp_path):
     code, _, err = tokenstone("train", "--write-spec", str(tmp_path / "nowhere" / "spec.json"))
     assert code == 1
     assert "nowhere" in err
+
+
+def test_layers_and_sequences_make_room_for_a_layout() -> None:
+    asked = {"preset": "cpu-tiny", "nproc": 4, "experts": 2, "pipeline": 2, "schedule": "DualPipeV", "micro_batches": 4}
+    with pytest.raises(InvalidValue, match="--batch-sequences"):
+        make_spec(**asked)
+    spec = make_spec(**asked, layers=4, batch_sequences=8)
+    assert (spec.model.layers, spec.batch_sequences) == (4, 8)
+    assert spec.model.name != make_spec(preset="cpu-tiny").model.name

@@ -22,21 +22,24 @@ def test_1f1b_has_p_minus_1_of_m_plus_p_minus_1(ranks, more):
     assert expected_bubble_ratio("Interleaved1F1B", ranks, micro_batches) == pytest.approx(halved)
 
 
-@given(RANKS, MORE, SECONDS)
-def test_zero_bubble_has_none_where_all_parts_take_as_long(ranks, more, seconds):
-    even = StageTimes(seconds, seconds, seconds)
-    assert expected_bubble_ratio("ZBVZeroBubble", ranks, 2 * ranks + more, even) == pytest.approx(0, abs=1e-9)
+@given(st.integers(2, 64), MORE)
+def test_zero_bubble_keeps_a_third_of_1f1b_where_all_parts_take_as_long(ranks, more):
+    micro_batches = 2 * ranks + more
+    zero = expected_bubble_ratio("ZBVZeroBubble", ranks, micro_batches)
+    plain = expected_bubble_ratio("Interleaved1F1B", ranks, micro_batches)
+    assert zero / (1 - zero) == pytest.approx(plain / (1 - plain) / 3)
 
 
 @given(RANKS, MORE, SECONDS, SECONDS, SECONDS)
-def test_dualpipev_is_the_published_formula_and_overlap_only_helps(ranks, more, forward, inward, weight):
+def test_dualpipev_is_the_published_formula(ranks, more, forward, inward, weight):
     times, micro_batches = StageTimes(forward, inward, weight), 2 * ranks + more
-    ratios = [
-        expected_bubble_ratio("DualPipeV", ranks, micro_batches, times, overlap=overlap) for overlap in (True, False)
-    ]
-    assert 0 <= ratios[0] <= ratios[1] < 1
-    bubble = max(0.0, (ranks - 1) * (forward + 2 * (inward + weight) - 3 * weight))
-    assert ratios[1] == pytest.approx(bubble / (bubble + 2 * micro_batches * (forward + inward + weight)))
+    backward = inward + weight
+    for overlap, pair in ((False, forward + backward), (True, max(forward, backward))):
+        bubble = max(0.0, (ranks - 1) * (pair + backward - 3 * weight))
+        work = 2 * micro_batches * (forward + backward)
+        work -= overlap * (2 * (micro_batches - ranks) - 1) * min(forward, backward)
+        ratio = expected_bubble_ratio("DualPipeV", ranks, micro_batches, times, overlap=overlap)
+        assert ratio == pytest.approx(bubble / (bubble + work))
 
 
 def test_one_rank_never_waits():

@@ -66,8 +66,9 @@ def test_an_endpoint_s_scripted_latencies_and_its_cost(marked, tmp_path):
             "5", "--data", str(tmp_path), "--devices", "4", "--hardware", "h100-sxm", "--price-per-device-hour", "2",
             "--slo", "ttft=1s,tpot=1s",
         )  # fmt: skip
-    assert found["ttft_seconds"]["p50"] == pytest.approx(0.15, abs=0.05)
-    assert found["tpot_seconds"]["p50"] == pytest.approx(0.03, abs=0.01)
+    # Never less than the script; how little more on a quiet machine is measured by bench/loadgen.py.
+    assert 0.149 < found["ttft_seconds"]["p50"] < 0.3
+    assert 0.029 < found["tpot_seconds"]["p50"] < 0.06
     assert found["goodput_ratio"] == 1
     assert "no_iterations" in found["validity"]
     assert found["score"] is None

@@ -11,11 +11,16 @@ from e2e_support import eventually
 
 pytestmark = pytest.mark.slow
 
-TINY = ["train", "--preset", "cpu-tiny", "--nproc", "2"]
+
+@pytest.fixture
+def tiny(tmp_path) -> list[str]:
+    text = tmp_path / "text.txt"
+    text.write_text(Path(json.__file__).read_text() * 3)
+    return ["train", "--preset", "cpu-tiny", "--nproc", "2", "--text", str(text), "--data", str(tmp_path)]
 
 
-def test_two_ranks_end_in_a_balanced_ledger(marked, tmp_path):
-    result = marked.run(*TINY, "--steps", "4", "--data", str(tmp_path), "--price-per-device-hour", "1", "--json")
+def test_two_ranks_end_in_a_balanced_ledger_here_and_in_another_service(marked, tiny, tmp_path):
+    result = marked.run(*tiny, "--steps", "4", "--price-per-device-hour", "1", "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     assert {
@@ -31,6 +36,18 @@ def test_two_ranks_end_in_a_balanced_ledger(marked, tmp_path):
     assert document["usd_per_million_tokens"] > 0
     assert "experts 2" in document["provenance"]["layout"]
     assert Path(document["report_path"]).exists()
+    # The spec and the facts that a launcher's processes leave are the same two files.
+    files = [str(tmp_path / f"train-{name}.json") for name in ("spec", "facts")]
+    with marked.start("serve", "--port", "0", "--json", "--data", str(tmp_path / "other")) as service:
+        url = json.loads(service.stdout.readline())["url"]
+        submitted = [marked.run("submit", *files, "--api", url, "--json") for _ in range(2)]
+        service.terminate()
+    assert submitted[0].returncode == 0, submitted[0].stderr
+    theirs, again = (json.loads(done.stdout) for done in submitted)
+    assert again["run_id"] == theirs["run_id"]
+    assert theirs["ledger_seconds"].keys() != document["ledger_seconds"].keys()  # nobody told the limit of this device
+    assert theirs["validity"] == ["unknown_peak"]
+    assert (theirs["tokens"], theirs["allocated_seconds"]) == (document["tokens"], document["allocated_seconds"])
 
 
 def ranks_of(marked) -> list[int]:
@@ -46,8 +63,8 @@ def ranks_of(marked) -> list[int]:
     return found
 
 
-def test_a_rank_that_dies_fails_the_run_and_leaves_no_process(marked, tmp_path):
-    with marked.start(*TINY, "--steps", "100000", "--data", str(tmp_path)) as training:
+def test_a_rank_that_dies_fails_the_run_and_leaves_no_process(marked, tiny):
+    with marked.start(*tiny, "--steps", "100000") as training:
         assert eventually(lambda: len(ranks_of(marked)) == 2, 90)
         os.kill(ranks_of(marked)[-1], signal.SIGKILL)
         _, err = training.communicate(timeout=120)
@@ -56,8 +73,8 @@ def test_a_rank_that_dies_fails_the_run_and_leaves_no_process(marked, tmp_path):
     assert eventually(lambda: not marked.alive())
 
 
-def test_a_killed_training_leaves_no_rank(marked, tmp_path):
-    with marked.start(*TINY, "--steps", "100000", "--data", str(tmp_path)) as training:
+def test_a_killed_training_leaves_no_rank(marked, tiny):
+    with marked.start(*tiny, "--steps", "100000") as training:
         assert eventually(lambda: len(ranks_of(marked)) == 2, 90)
         training.kill()
         training.communicate(timeout=60)

@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -51,18 +52,20 @@ class Position:
 class TrainingCheckpoints:
     """Saves to `folder` and restores from it; the last `keep` stay.
 
-    `spec_id` says of which training: another's checkpoints are refused. `shard` names the part of the model that
-    this rank holds, such as "stage1.experts0", where ranks hold different weights under one name; ranks of one
-    shard share what is saved. (Sharded DTensors, FSDP's, need none: they know their place.)
+    `spec_id` says of which training: another's checkpoints are refused. `shard_of` tells of a parameter, by its name,
+    which part of the model this rank's is, such as "stage1.experts0", where ranks hold different weights under one
+    name. What ranks of one shard hold alike is saved once, and of FSDP's tensors each rank's part.
 
     Where torch.distributed runs, every rank makes one, at the same point, and calls the same methods. Raises
     NotWritable for the folder.
     """
 
-    def __init__(self, folder: Path, *, spec_id: str, keep: int = 2, shard: str = "all") -> None:
+    def __init__(
+        self, folder: Path, *, spec_id: str, keep: int = 2, shard_of: Callable[[str], str] = lambda _: "all"
+    ) -> None:
         if keep < 1:
             raise InvalidValue(f"keep {keep} checkpoints", where="keep", hint="give 1 or more")
-        self.folder, self.spec_id, self.keep, self.shard = folder, spec_id, keep, shard
+        self.folder, self.spec_id, self.keep, self._shard_of = folder, spec_id, keep, shard_of
         self.rank, self._group = 0, None
         if dist.is_initialized():
             self.rank = dist.get_rank()
@@ -137,16 +140,25 @@ class TrainingCheckpoints:
         except (CheckpointException, OSError) as error:
             hint = "resume with the model and layout that wrote it, or from another folder"
             raise InvalidFile(f"cannot be restored: {_cause(error)}", where=str(path), hint=hint) from error
+        moments = {"state": _joined(state, "optimizer."), "param_groups": state[self._groups]}
         set_state_dict(
-            model, optimizer, model_state_dict=state[f"model.{self.shard}"],
-            optim_state_dict=state[f"optimizer.{self.shard}"],
+            model, optimizer, model_state_dict=_joined(state, "model."), optim_state_dict=moments
         )  # fmt: skip
         self._set_random(state)
         return position
 
     def _state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         weights, moments = get_state_dict(model, optimizer)
-        return {f"model.{self.shard}": weights, f"optimizer.{self.shard}": moments, **self._random()}
+        state: dict[str, Any] = {self._groups: moments["param_groups"], **self._random()}
+        for kind, by_name in (("model", weights), ("optimizer", cast(dict[str, Any], moments["state"]))):
+            for name, value in by_name.items():
+                state.setdefault(f"{kind}.{self._shard_of(name)}", {})[name] = value
+        return state
+
+    @property
+    def _groups(self) -> str:
+        """The key of the optimizer's groups: names and settings, alike for all ranks of a stage."""
+        return f"groups.{self._shard_of('')}"
 
     def _random(self) -> dict[str, Tensor]:
         states = {f"random.{self.rank}.cpu": torch.get_rng_state()}
@@ -200,6 +212,11 @@ class TrainingCheckpoints:
                 hint="resume with the same spec, or give another folder",
             )  # fmt: skip
         return position
+
+
+def _joined(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """What stands under the keys that begin with `prefix`, in one."""
+    return {name: value for key, part in state.items() if key.startswith(prefix) for name, value in part.items()}
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -58,9 +58,8 @@ class Trainer(Protocol):
     def saved_module(self) -> nn.Module:
         """All weights of this rank."""
 
-    @property
-    def shard(self) -> str:
-        """Which part of the model they are."""
+    def shard_of(self, name: str) -> str:
+        """Which part of the model this rank's parameter `name` is."""
 
 
 class Continuation:
@@ -132,7 +131,7 @@ class Continuation:
                     hint="resume with the same spec, or give another folder",
                 )  # fmt: skip
         self._trainer = trainer
-        self._checkpoints = TrainingCheckpoints(saving.folder, spec_id=self._spec.spec_id, shard=trainer.shard)
+        self._checkpoints = TrainingCheckpoints(saving.folder, spec_id=self._spec.spec_id, shard_of=trainer.shard_of)
         position = None
         if saving.resume or self._restarted:
             position = self._checkpoints.restore(trainer.saved_module, trainer.optimizer)

@@ -133,10 +133,10 @@ class RankTrainer:
         """All weights of this rank."""
         return self.pipeline.stages
 
-    @property
-    def shard(self) -> str:
-        """Which part of the model they are; replicas hold the same."""
-        return f"stage{self._groups.pipeline_rank}.experts{self._groups.expert_rank}"
+    def shard_of(self, name: str) -> str:
+        """Which part of the model the parameter `name` of this rank is; ranks that say the same hold the same."""
+        stage = f"stage{self._groups.pipeline_rank}"
+        return f"{stage}.experts{self._groups.expert_rank}" if name.endswith(_SHARDED) else stage
 
     @property
     def expert_layers(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -129,6 +130,7 @@ def _rank_figures(counted: list[StepFigures], device: Device) -> RankFigures:
             parts[part] = parts.get(part, 0.0) + seconds
     return RankFigures(
         device=device.id,
+        node=platform.node() or None,
         part_seconds=parts,
         wait_seconds=sum(waited.seconds for f in counted for waited in f.collectives.values()),
         busy_seconds=sum(f.busy_seconds for f in counted),

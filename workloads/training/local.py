@@ -44,7 +44,6 @@ class LocalTrainer:
         compute_in(torch_dtype(spec.dtype), device.torch, self.model, self.prediction)
         self._objective = Objective(self.model.head, self.prediction, self.model.embedding)
         self.saved_module = torch.nn.ModuleList([part for part in (self.model, self.prediction) if part is not None])
-        self.shard = "all"
         self._parameters = list(self.saved_module.parameters())
         self._gradient_norm = torch.tensor(0.0)
         self.optimizer = make_optimizer(self._parameters, spec)
@@ -83,6 +82,10 @@ class LocalTrainer:
     def expert_layers(self) -> list[int]:
         """The layer of each row of a step's load."""
         return expert_layers(self.saved_module)
+
+    def shard_of(self, name: str) -> str:  # noqa: ARG002  as RankTrainer's
+        """This rank holds the whole of every parameter."""
+        return "all"
 
     def whole_model(self) -> MoeModel:
         """The trained model."""

@@ -7,18 +7,17 @@ cheap: as DeepSeek-V3 does (arXiv 2412.19437, sections 3.2.3 and 3.3.3): norms, 
     and what is no matrix multiplication (rotary part, SwiGLU, sorting by expert). Results of all other matrix
     multiplications and of attention are kept.
 
-Losses and gradients do not change. A repeated forward pass counts no tokens in the routers. A schedule that splits the
-backward pass (ZBVZeroBubble, some of DualPipeV's) repeats the forward pass for the input, and again for each group of
-weights: costly, see docs/workloads.md.
+Losses and gradients do not change, and each block is repeated once, also where a schedule splits the backward pass
+(`repeat`). A repeated forward pass counts no tokens in the routers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar, Token
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from enum import StrEnum
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from tokenstone.model import LatentAttention, ModelShape
 from tokenstone.run import TrainingSpec
 from workloads.moe import attention
 from workloads.moe.router import Router, recomputing
+from workloads.training.repeat import run_and_repeat
 
 _aten = torch.ops.aten
 _KEPT = frozenset(
@@ -77,8 +77,7 @@ def recomputing_block(block: nn.Module, how: Recompute) -> nn.Module:
                 _mark(module.query_up)
                 _mark(module.latent_up)
     repetitions = _Repetitions(how, dense=not any(isinstance(module, Router) for module in block.modules()))
-    contexts = repetitions.keep_all_but_cheap if how is Recompute.CHEAP else repetitions.keep_nothing
-    wrapped: Any = checkpoint_wrapper(block, context_fn=contexts, preserve_rng_state=False)  # nothing here is random
+    wrapped: Any = checkpoint_wrapper(block, checkpoint_fn=repetitions.run)  # torch's wrapper keeps the names
     wrapped.repetitions = repetitions
     return cast(nn.Module, wrapped)
 
@@ -86,11 +85,10 @@ def recomputing_block(block: nn.Module, how: Recompute) -> nn.Module:
 def repeated_flops(module: nn.Module, spec: TrainingSpec, tokens: int) -> float:
     """FLOPs that recomputation has added since the last call, counted as they happened.
 
-    `tokens`: how many each forward pass of a block has had, those of a micro-batch. A schedule that splits the
-    backward pass repeats a block for its input and again for each group of weights that torch goes back to.
+    `tokens`: how many each forward pass of a block has had, those of a micro-batch.
     """
     total = 0.0
-    for part in module.modules():
+    for part in module.modules() if spec.recompute != "none" else ():
         repetitions = getattr(part, "repetitions", None)
         if isinstance(repetitions, _Repetitions) and (count := repetitions.take()):
             total += count * tokens * _repeated_flops_per_token(spec.model, spec.sequence_length, repetitions)
@@ -138,11 +136,7 @@ def _repeated_flops_per_token(
 
 
 class _Keeping(TorchDispatchMode):
-    """Around a forward pass: keeps the results of `_KEPT` operations.
-
-    In the place of torch's selective checkpointing, which allows one backward pass only, while zero-bubble schedules
-    split it in two.
-    """
+    """Around a forward pass: keeps the results of `_KEPT` operations."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -162,13 +156,7 @@ class _Replaying(TorchDispatchMode):
 
     def __init__(self, kept: _Keeping) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._kept = kept
-        self._results: Iterator[Any] = iter(())
-
-    def __enter__(self) -> Self:
-        self._results = iter(self._kept.results)
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
+        self._results = iter(kept.results)  # a list's iterator sees what is appended later
 
     def __torch_dispatch__(
         self, operation: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -179,7 +167,7 @@ class _Replaying(TorchDispatchMode):
 
 
 class _Repetitions:
-    """How often one block was repeated. The backward thread of an overlapped schedule counts, one at a time."""
+    """Runs one block, and counts how often it was repeated; its repetitions do not overlap."""
 
     def __init__(self, how: Recompute, *, dense: bool) -> None:
         self.how, self.dense = how, dense
@@ -190,35 +178,22 @@ class _Repetitions:
         count, self._count = self._count, 0
         return count
 
-    def add(self) -> None:
-        """A repetition begins."""
+    def run(self, block: nn.Module, *inputs: Tensor) -> Any:
+        """Apply `block`, and again in the backward pass."""
+        if self.how is Recompute.CHEAP:
+            keeping = _Keeping()
+            return run_and_repeat(block, *inputs, first=keeping, again=self._repeating(_Replaying(keeping)))
+        return run_and_repeat(block, *inputs, first=nullcontext(), again=self._repeating(nullcontext()))
+
+    @contextmanager
+    def _repeating(self, inner: AbstractContextManager[Any]) -> Iterator[None]:
         self._count += 1
-
-    def keep_nothing(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """Contexts of a forward pass and its repetition."""
-        return nullcontext(), _Repeating(nullcontext(), self)
-
-    def keep_all_but_cheap(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """The same."""
-        keeping = _Keeping()
-        return keeping, _Repeating(_Replaying(keeping), self)
-
-
-class _Repeating:
-    """Around a repeated forward pass, once or, where a schedule splits the backward pass, several times."""
-
-    def __init__(self, inner: AbstractContextManager[Any], repetitions: _Repetitions) -> None:
-        self._inner, self._repetitions = inner, repetitions
-        self._tokens: list[Token[bool]] = []
-
-    def __enter__(self) -> None:
-        self._repetitions.add()
-        self._tokens.append(recomputing.set(True))
-        self._inner.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._inner.__exit__(*error)
-        recomputing.reset(self._tokens.pop())
+        token = recomputing.set(True)
+        try:
+            with inner:
+                yield
+        finally:
+            recomputing.reset(token)
 
 
 def _is_kept(operation: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tokenstone.run import TrainingSpec
 from workloads.moe.router import Router
@@ -18,7 +19,12 @@ _WEIGHT_DECAY = 0.1
 
 def make_optimizer(parameters: Iterable[nn.Parameter], spec: TrainingSpec) -> torch.optim.Optimizer:
     """AdamW with DeepSeek-V3's constants (arXiv 2412.19437, section 4.2)."""
-    return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True)
+    # One kernel updates a group, and none takes FSDP's tensors together with others (experts without replicas).
+    kinds: dict[bool, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        kinds.setdefault(isinstance(parameter, DTensor), []).append(parameter)
+    groups = [{"params": alike} for alike in kinds.values()]
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, spec: TrainingSpec, step: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from e2e_support import eventually
 
+from tokenstone.errors import InvalidValue
 from tokenstone.flops import inference_work
 from tokenstone.ledger import inference_ledger
 from tokenstone.model import CPU_TINY
@@ -19,6 +20,7 @@ from workloads import checkpoint as checkpoints
 from workloads.checkpoint import Checkpoint
 from workloads.moe.model import MoeModel
 from workloads.presets import inference_spec
+from workloads.serving.model import load_served
 
 pytestmark = pytest.mark.slow
 SPEC = inference_spec("cpu-tiny")
@@ -98,12 +100,13 @@ def test_a_trained_model_prefixes_and_turns(tmp_path, tokenizer, facts):
     assert rq.cached_input_tokens[0] == 0
     assert rq.cached_input_tokens[2] == 32
     assert rq.cached_input_tokens[1] >= 32
-    other = SPEC.model_copy(update={"model": CPU_TINY.model_copy(update={"name": "another", "layers": 3})})
-    (tmp_path / "facts.json").unlink()
-    code, events, none = run(tmp_path, other, "--checkpoint", path)
-    assert (code, none) == (2, None)
-    assert events[-1]["event"] == "error"
-    assert "cpu-tiny" in events[-1]["what"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, tokenizer):
+    path = tmp_path / "model.pt"
+    checkpoints.save(path, Checkpoint(MoeModel(CPU_TINY, seed=5), CPU_TINY, tokenizer, "python-stdlib", "0"))
+    with pytest.raises(InvalidValue, match="cpu-tiny, another was asked for"):
+        load_served(CPU_TINY.model_copy(update={"name": "another", "layers": 3}), path, seed=0)
 
 
 def test_no_engine_outlives_its_load(tmp_path):

@@ -205,7 +205,7 @@ def test_another_training_s_and_a_damaged_checkpoint_are_refused(
     training.checkpoints = TrainingCheckpoints(folder, spec_id="other")
     with pytest.raises(Conflict, match="other"):
         training.restore()
-    training.checkpoints = TrainingCheckpoints(folder, spec_id=spec.spec_id, shard="stage1")
+    training.checkpoints = TrainingCheckpoints(folder, spec_id=spec.spec_id, shard_of=lambda _: "stage1")
     with pytest.raises(InvalidFile, match="stage1"):
         training.restore()
     training.checkpoints = checkpoints
@@ -238,7 +238,7 @@ def step(model, optimizer):
     optimizer.step()
     optimizer.zero_grad()
 
-checkpoints = TrainingCheckpoints(folder / "run", spec_id="x", shard=f"experts{rank}")
+checkpoints = TrainingCheckpoints(folder / "run", spec_id="x", shard_of=lambda _: f"experts{rank}")
 model, optimizer = new(rank)  # each rank has weights and random numbers of its own
 step(model, optimizer)
 checkpoints.save(model, optimizer, Position(1, 1))

@@ -31,6 +31,7 @@ LAYOUTS = {
     "experts": TrainingLayout(experts=2),
     "replicas": TrainingLayout(replicas=2),
     "fsdp": TrainingLayout(replicas=2, data_parallel="fsdp"),
+    "fsdp with experts": TrainingLayout(experts=2, data_parallel="fsdp"),
     "pipeline": TrainingLayout(pipeline=2, micro_batches=4),
     "zero bubble": TrainingLayout(pipeline=2, micro_batches=4, schedule="ZBVZeroBubble"),
     "dualpipev": TrainingLayout(pipeline=2, experts=2, micro_batches=4, schedule="DualPipeV"),

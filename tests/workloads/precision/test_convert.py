@@ -69,17 +69,20 @@ def test_provenance_says_that_a_cpu_emulates() -> None:
 @pytest.mark.slow
 def test_training_in_fp8_ends_near_fp32_and_is_not_fp32(device: Device, corpus: Corpus, tokenizer: Tokenizer) -> None:
     spec = training_spec("cpu-tiny")
-    tokens = encode(Corpus(corpus.name, corpus.text[:400_000], corpus.sha256), tokenizer)
+    tokens = encode(Corpus(corpus.name, corpus.text[:100_000], corpus.sha256), tokenizer)
     batches = Batches(tokens, spec.batch_sequences, spec.sequence_length, spec.seed)
     losses: dict[bool, list[float]] = {}
     for fp8 in (False, True):
         trainer = LocalTrainer(spec, device)
         if fp8:
             conversion = convert_to_fp8(trainer.model)
-            conversion.statistics.enabled = True
-        losses[fp8] = [float(trainer.step(step, *batches.at(step, device))[0]) for step in range(60)]
-    last = {fp8: sum(curve[-10:]) / 10 for fp8, curve in losses.items()}
-    assert last[False] < losses[False][0] - 1.0  # it learns at all
+        losses[fp8] = []
+        for step in range(30):
+            if fp8:
+                conversion.statistics.enabled = step == 29
+            losses[fp8].append(float(trainer.step(step, *batches.at(step, device))[0]))
+    last = {fp8: sum(curve[-5:]) / 5 for fp8, curve in losses.items()}
+    assert last[False] < losses[False][0] - 0.8  # it learns at all
     assert last[True] == pytest.approx(last[False], rel=0.03)
     assert losses[True][0] != losses[False][0]
     figures = conversion.statistics.take()
