@@ -1,8 +1,9 @@
 """How much the service takes in, how fast it answers with 15 million windows stored, and what a fleet costs it.
 
     python bench/service.py ingest            # over HTTP, into SQLite and a PostgreSQL of its own
-    python bench/service.py fleet --seconds 420
-    python bench/service.py queries sqlite:////path.db --name sqlite   # a database that bench/service_fill.py made
+    python bench/service.py fleet               # ten minutes
+    python bench/service.py fill sqlite:////path.db   # 15 million windows: a day of 88 nodes
+    python bench/service.py queries sqlite:////path.db --name sqlite
 
 Client and service share the machine's cores, PostgreSQL too. Writes bench/results/service-NAME.json.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlparse
 
-from service_data import DAY, GPUS, batch, conditions, node_series, postgresql, service, used
+from service_data import DAY, GPUS, batch, conditions, fill, node_series, postgresql, service, used
 from sqlalchemy import text
 
 from api import examples
@@ -188,6 +189,12 @@ def fleet(arguments: argparse.Namespace) -> None:
     })  # fmt: skip
 
 
+def fill_database(arguments: argparse.Namespace) -> None:
+    """Fill a database with the whole of yesterday."""
+    begin = (time.time() // DAY - 1) * DAY
+    print(fill(arguments.database, nodes=88, begin=begin, windows=int(DAY // 10)), "windows")
+
+
 def make_run(url: str, cluster: str, number: int, day: float) -> str:
     """A run of 15 minutes on one node, whose windows lie in the full database, scored."""
     run_id, node = f"bench-{cluster}-{number}-{time.time():.0f}", f"n{number % 88:04d}"
@@ -267,8 +274,11 @@ def main() -> None:
     one.add_argument("--seconds", type=float, default=20)
     one.set_defaults(run=ingest)
     one = parts.add_parser("fleet")
-    one.add_argument("--seconds", type=float, default=420)
+    one.add_argument("--seconds", type=float, default=600)
     one.set_defaults(run=fleet)
+    one = parts.add_parser("fill")
+    one.add_argument("database")
+    one.set_defaults(run=fill_database)
     one = parts.add_parser("queries")
     one.add_argument("database")
     one.add_argument("--name", required=True)
