@@ -13,7 +13,10 @@ from api.main import serve
 from api.settings import load_settings
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([__name__])
+_CONTEXT.set_forkserver_preload(
+    ["api.main", "alembic.command", "psycopg", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
+     "uvicorn.protocols.websockets.auto"]
+)  # fmt: skip
 
 
 class ServiceProcess:
