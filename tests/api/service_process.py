@@ -14,9 +14,9 @@ from api.settings import load_settings
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["api.main", "alembic.command", "psycopg", "uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto",
-     "uvicorn.protocols.websockets.auto"]
-)  # fmt: skip
+    ["api.main", "alembic.command", "psycopg", "uvicorn.lifespan.on", "uvicorn.loops.auto"]
+    + ["uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"]
+)
 
 
 class ServiceProcess:
