@@ -13,10 +13,8 @@ from api.main import serve
 from api.settings import load_settings
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["api.main", "alembic.command", "psycopg", "uvicorn.lifespan.on", "uvicorn.loops.auto"]
-    + ["uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"]
-)
+_UVICORN = ("lifespan.on", "loops.auto", "protocols.http.auto", "protocols.websockets.auto")
+_CONTEXT.set_forkserver_preload(["api.main", "alembic.command", "psycopg", *(f"uvicorn.{name}" for name in _UVICORN)])
 
 
 class ServiceProcess:
