@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ BOTH_DATABASES = {
     "test_ingest", "test_results", "test_runs", "test_retention", "test_faults", "test_db",
     "test_fleet", "test_resources",
 }  # fmt: skip
-"""Test modules that run on SQLite and on PostgreSQL."""
+"""Test modules that run on SQLite and on PostgreSQL; with TOKENSTONE_TEST_ALL_ON_BOTH all do, which takes longer."""
 
 
 class Clock:
@@ -50,7 +51,9 @@ def data(tmp_path) -> Path:
 
 def pytest_generate_tests(metafunc):
     if "database" in metafunc.fixturenames:
-        both = metafunc.module.__name__.rpartition(".")[2] in BOTH_DATABASES
+        both = (
+            metafunc.module.__name__.rpartition(".")[2] in BOTH_DATABASES or "TOKENSTONE_TEST_ALL_ON_BOTH" in os.environ
+        )
         metafunc.parametrize("database", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
 
 
