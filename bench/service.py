@@ -111,15 +111,19 @@ def throughput(url: str, process: Any, *, batches: int) -> dict[str, float]:
 
 
 def latency(url: str, *, rows_per_second: float, seconds: float) -> dict[str, Any]:
-    """Milliseconds from the moment that a batch of 100 was due to its answer; the schedule does not wait."""
+    """Milliseconds from the moment that a batch of 100 was due to its answer; the schedule does not wait.
+
+    Each node's first batch, with which its names are stored and connections are made, is not among them.
+    """
     count = int(rows_per_second * seconds / 100 / SENDERS)
-    prepared, every = bodies(count, 100, "latency"), SENDERS * 100 / rows_per_second
+    prepared, every = bodies(count + 1, 100, "latency"), SENDERS * 100 / rows_per_second
     found: list[float] = []
-    begin = time.perf_counter() + 0.5
+    begin = time.perf_counter() + 1.0
 
     def send(number: int) -> None:
         sender = Sender(url, zipped=False)
-        for k, body in enumerate(prepared[number]):
+        sender.post(prepared[number][0])
+        for k, body in enumerate(prepared[number][1:]):
             due = begin + (k + number / SENDERS) * every
             time.sleep(max(0.0, due - time.perf_counter()))
             sender.post(body)

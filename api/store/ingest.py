@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, select, update
+from sqlalchemy import BindParameter, and_, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from api.store.horizons import FORGOTTEN, horizon
@@ -24,7 +24,8 @@ LATE_SECONDS = 86_400.0
 
 # What every batch asks, made once: making a statement costs more than running it.
 _EPOCHS, _NODES, _KEPT, _ABSENT = (core_table(entity) for entity in (Epoch, Node, NodeDevice, NodeAbsence))
-_OF_NODE, _OF_EPOCH = bindparam("of_node"), bindparam("of_epoch")
+_OF_NODE: BindParameter[int] = bindparam("of_node")
+_OF_EPOCH: BindParameter[str] = bindparam("of_epoch")
 _THIS_EPOCH = and_(_EPOCHS.c.node_id == _OF_NODE, _EPOCHS.c.epoch == _OF_EPOCH)
 _ARRIVED = select(_EPOCHS.c.highest_sequence, _EPOCHS.c.missing).where(_THIS_EPOCH).with_for_update()
 _ARRIVE = update(_EPOCHS).where(_THIS_EPOCH)
