@@ -6,18 +6,19 @@ not looked at. With it, each request brings `Authorization: Bearer KEY`, and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.secrets import prefix_of
 from api.store.engine import Store
 from api.store.keys import find_key
 from tokenstone.errors import KeyNeeded, NotAllowed
-from tokenstone.wire import KeyScope
+from tokenstone.wire import KeyScope, KeyView
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="apiKey", description="A key of `tokenstone key create`.")
 _HINT = "send `Authorization: Bearer KEY`; `tokenstone key create` makes one"
@@ -57,7 +58,13 @@ class Caller:
 LOCAL = Caller("local", frozenset(KeyScope))
 
 
-def _authenticated(
+def _key(request: Request, text: str) -> KeyView | None:
+    store: Store = request.app.state.store
+    with store.reading() as session:
+        return find_key(session, text, now=request.app.state.clock())
+
+
+async def _authenticated(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
     if not request.app.state.settings.needs_keys:
@@ -65,16 +72,14 @@ def _authenticated(
     if credentials is None:
         raise KeyNeeded("this service asks for an API key", where="header.Authorization", hint=_HINT)
     request.state.key = prefix_of(credentials.credentials)
-    store: Store = request.app.state.store
-    with store.reading() as session:
-        key = find_key(session, credentials.credentials, now=request.app.state.clock())
+    key = await run_in_threadpool(_key, request, credentials.credentials)
     if key is None:
         raise KeyNeeded("the API key is unknown, revoked or expired", where="header.Authorization", hint=_HINT)
     return Caller(key.prefix, frozenset(key.scopes), key.cluster)
 
 
-def _needs(scope: KeyScope) -> Callable[..., Caller]:
-    def check(caller: Annotated[Caller, Depends(_authenticated)]) -> Caller:
+def _needs(scope: KeyScope) -> Callable[..., Awaitable[Caller]]:
+    async def check(caller: Annotated[Caller, Depends(_authenticated)]) -> Caller:
         caller.check_scope(scope)
         return caller
 
@@ -91,7 +96,7 @@ def _for_all_clusters(caller: Caller) -> Caller:
     return caller
 
 
-def _observes_all(caller: Annotated[Caller, Depends(_needs(KeyScope.READ))]) -> Caller:
+async def _observes_all(caller: Annotated[Caller, Depends(_needs(KeyScope.READ))]) -> Caller:
     return _for_all_clusters(caller)
 
 

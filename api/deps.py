@@ -15,23 +15,26 @@ from api.store.audit import add_audit
 from api.store.engine import Session, Store
 from api.store.idempotency import find_made, keep_made
 
+# What waits for nothing is `async`: FastAPI would hand every plain function to a thread and back, which costs more than
+# storing a small batch.
 
-def _store(request: Request) -> Store:
+
+async def _store(request: Request) -> Store:
     store: Store = request.app.state.store
     return store
 
 
-def _now(request: Request) -> float:
+async def _now(request: Request) -> float:
     now: float = request.app.state.clock()
     return now
 
 
-def _metrics(request: Request) -> ServiceMetrics:
+async def _metrics(request: Request) -> ServiceMetrics:
     metrics: ServiceMetrics = request.app.state.metrics
     return metrics
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
@@ -43,7 +46,7 @@ class Paging(BaseModel):
     limit: int
 
 
-def _paging(
+async def _paging(
     cursor: Annotated[
         str | None, Query(max_length=1000, description="`next_cursor` of the page before; none is the first page.")
     ] = None,

@@ -133,6 +133,7 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (folder / "spool").glob("*.batch"))
         batches = len(list((folder / "spool").glob("*.batch")))
         seconds, outcomes = drain(folder / "spool", max_bytes, folder)
+    assert outcomes["accepted"] == batches, outcomes
     result = {
         "bench": "agent_spool",
         "conditions": {

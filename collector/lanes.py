@@ -168,9 +168,7 @@ class _Lane:
         released = source.measures and self._lanes.released.is_set()
         if released and not seat.is_released:
             source.close()
-        sample = (
-            failed(source, clock, "released on request; SIGUSR2 takes it again") if released else take(source, clock)
-        )
+        sample = failed(source, clock, _RELEASED) if released else take(source, clock)
         with self._lanes._changed:
             assert seat.started_seconds is not None  # noqa: S101
             seat.due_seconds = seat.started_seconds + source.every_seconds - _EARLY_SECONDS

@@ -31,7 +31,7 @@ AS_READINGS = ("nvml", "amd", "moorethreads", "dcgm_exporter", "node_exporter", 
 """Sources that ask something else than files and tools."""
 _FOLDERS = ("proc", "sys", "run/tokenstone")
 # Sources look whether these are there without opening them.
-_PRESENCE = ("sys/block/*/device", "sys/class/net/*/device", "sys/class/drm/*/device/hwmon/*")
+_PRESENCE = ("sys/block/*/device", "sys/class/net/*/device", "sys/class/drm/*/device/hwmon/*", "var/log/pods/*")
 _LARGEST = 4 << 20
 
 

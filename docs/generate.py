@@ -61,7 +61,8 @@ def hardware_page() -> str:
         "## What has been tried on what",
         "",
         "*Fixture-tested* is what was read by the real code from files, outputs of tools or stand-ins for libraries that were",
-        "written by hand in the form that is documented: no such device was at hand. [Sources](sources.md) lists what each gives.",
+        "written by hand, as far as their form was known: no such device was at hand, and a real one may answer in another form.",
+        "What then cannot be read is absent with the reason. [Sources](sources.md) lists what each gives.",
         "",
         "| what | state |",
         "| --- | --- |",
@@ -97,19 +98,21 @@ class Tried(NamedTuple):
 
 _LIVE = "run on a Linux 6 host; *fixture-tested* on machines written by hand"
 _FIXTURE = "*fixture-tested*"
+_AFTER_REFERENCE = f"{_FIXTURE}: outputs written by hand after the maker's reference"
+_AFTER_USERS = f"{_FIXTURE}: outputs written by hand after what users published"
 SOURCES_TRIED = {
     "nvml": Tried("NVIDIA, by NVML", f"{_FIXTURE}: the real `pynvml` against a C stand-in library"),
     "amd": Tried("AMD, by AMD SMI", f"{_FIXTURE}: the real `amdsmi` against a C stand-in library"),
     "moorethreads": Tried("Moore Threads, by MTML", f"{_FIXTURE}: the real `pymtml` against a C stand-in library"),
     "intel": Tried("Intel accelerators, by files of the kernel", _FIXTURE),
-    "intel_xpu": Tried("Intel accelerators, by `xpu-smi`", f"{_FIXTURE}: outputs as documented"),
-    "ascend": Tried("Huawei Ascend, by `npu-smi`", f"{_FIXTURE}: outputs as documented"),
-    "hccn": Tried("ports of Huawei Ascend devices, by `hccn_tool`", f"{_FIXTURE}: outputs as documented"),
-    "hygon": Tried("Hygon DCU, by `hy-smi`", f"{_FIXTURE}: outputs as users recorded them"),
-    "cambricon": Tried("Cambricon MLU, by `cnmon`", f"{_FIXTURE}: outputs as documented"),
-    "iluvatar": Tried("Iluvatar CoreX, by `ixsmi`", f"{_FIXTURE}: outputs as users recorded them"),
-    "metax": Tried("MetaX, by `mx-smi`", f"{_FIXTURE}: outputs as users recorded them"),
-    "kunlun": Tried("Kunlunxin, by `xpu-smi`", f"{_FIXTURE}: columns as users recorded them"),
+    "intel_xpu": Tried("Intel accelerators, by `xpu-smi`", _AFTER_REFERENCE),
+    "ascend": Tried("Huawei Ascend, by `npu-smi`", _AFTER_REFERENCE),
+    "hccn": Tried("ports of Huawei Ascend devices, by `hccn_tool`", _AFTER_REFERENCE),
+    "hygon": Tried("Hygon DCU, by `hy-smi`", _AFTER_USERS),
+    "cambricon": Tried("Cambricon MLU, by `cnmon`", _AFTER_REFERENCE),
+    "iluvatar": Tried("Iluvatar CoreX, by `ixsmi`", _AFTER_USERS),
+    "metax": Tried("MetaX, by `mx-smi`", _AFTER_USERS),
+    "kunlun": Tried("Kunlunxin, by `xpu-smi`", _AFTER_USERS),
     "dcgm_exporter": Tried("a site's dcgm-exporter", f"{_FIXTURE}: text written by hand"),
     "node_exporter": Tried("a site's node_exporter", "run against Debian's prometheus-node-exporter"),
     "cpu": Tried("host processors", _LIVE),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import BindParameter, and_, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from api.store.horizons import FORGOTTEN, horizon
@@ -22,6 +22,17 @@ HOUR = 3600.0
 LATE_SECONDS = 86_400.0
 """Nothing younger is ever forgotten, so only for older windows is it looked up how far that went."""
 
+# What every batch asks, made once: making a statement costs more than running it.
+_EPOCHS, _NODES, _KEPT, _ABSENT = (core_table(entity) for entity in (Epoch, Node, NodeDevice, NodeAbsence))
+_OF_NODE: BindParameter[int] = bindparam("of_node")
+_OF_EPOCH: BindParameter[str] = bindparam("of_epoch")
+_THIS_EPOCH = and_(_EPOCHS.c.node_id == _OF_NODE, _EPOCHS.c.epoch == _OF_EPOCH)
+_ARRIVED = select(_EPOCHS.c.highest_sequence, _EPOCHS.c.missing).where(_THIS_EPOCH).with_for_update()
+_ARRIVE = update(_EPOCHS).where(_THIS_EPOCH)
+_SEE = update(_NODES).where(_NODES.c.id == _OF_NODE)
+_DEVICES = select(_KEPT).where(_KEPT.c.node_id == _OF_NODE)
+_ABSENCES = select(_ABSENT.c.metric, _ABSENT.c.device, _ABSENT.c.reason).where(_ABSENT.c.node_id == _OF_NODE)
+
 
 def take_batch(session: Session, batch: WindowBatch, *, now: float) -> tuple[bool, Arrivals]:
     """Store a batch unless it is there already. Returns whether it was new, and what has arrived of its epoch."""
@@ -33,12 +44,9 @@ def take_batch(session: Session, batch: WindowBatch, *, now: float) -> tuple[boo
     if arrivals.has(batch.sequence):
         return False, arrivals
     arrivals = arrivals.add(batch.sequence)
-    session.execute(
-        update(core_table(Epoch))
-        .where(Epoch.node_id == known.id, Epoch.epoch == batch.epoch)
-        .values(highest_sequence=arrivals.highest, missing=json.dumps(arrivals.missing))
-    )
-    session.execute(update(core_table(Node)).where(Node.id == known.id).values(seen_unix_seconds=now))
+    values = {"highest_sequence": arrivals.highest, "missing": json.dumps(arrivals.missing)}
+    session.execute(_ARRIVE, {"of_node": known.id, "of_epoch": batch.epoch, **values})
+    session.execute(_SEE, {"of_node": known.id, "seen_unix_seconds": now})
     _store_devices(session, known.id, batch)
     _store_absences(session, known.id, batch)
     _store_windows(session, _columns(batch, _series_ids(session, known, batch)), now)
@@ -64,21 +72,19 @@ def _known(session: Session, batch: WindowBatch, now: float) -> KnownNode:
 
 def _epoch(session: Session, node_id: int, name: str) -> Arrivals:
     # The row is locked until the end, so that two batches of one agent at a time cannot both miss the other.
-    columns = select(Epoch.highest_sequence, Epoch.missing)
-    wanted = columns.where(Epoch.node_id == node_id, Epoch.epoch == name).with_for_update()
-    found = session.execute(wanted).one_or_none()
+    which = {"of_node": node_id, "of_epoch": name}
+    found = session.execute(_ARRIVED, which).one_or_none()
     if found is None:
         row = {"node_id": node_id, "epoch": name, "highest_sequence": -1, "missing": "[]"}
         insert_new(session, Epoch, [row])
-        found = session.execute(wanted).one()
+        found = session.execute(_ARRIVED, which).one()
     return Arrivals(found.highest_sequence, tuple((first, last) for first, last in json.loads(found.missing)))
 
 
 def _store_devices(session: Session, node_id: int, batch: WindowBatch) -> None:
     """Keep each device as it was named last; one that is silent now has not left the node."""
-    table = core_table(NodeDevice)
-    kept = select(table).where(table.c.node_id == node_id)
-    before = {row.device: row._asdict() for row in session.execute(kept)} if batch.devices else {}
+    kept = session.execute(_DEVICES, {"of_node": node_id}) if batch.devices else ()
+    before = {row.device: row._asdict() for row in kept}
     rows = [
         {"node_id": node_id, "device": device.id, "kind": device.kind, "vendor": device.vendor, "model": device.model,
          "position": device.index, "memory_bytes": device.memory_bytes}
@@ -89,8 +95,8 @@ def _store_devices(session: Session, node_id: int, batch: WindowBatch) -> None:
 
 def _store_absences(session: Session, node_id: int, batch: WindowBatch) -> None:
     """Replace what the node could not give by what it cannot give now; mostly that is the same."""
-    stored = select(NodeAbsence.metric, NodeAbsence.device, NodeAbsence.reason).where(NodeAbsence.node_id == node_id)
-    before = {(metric, device): reason for metric, device, reason in session.execute(stored)}
+    stored = session.execute(_ABSENCES, {"of_node": node_id})
+    before = {(metric, device): reason for metric, device, reason in stored}
     after = {(absence.metric, absence.device): absence.reason for absence in batch.absences}
     if before == after:
         return

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from api.store.ingest import series_key
-from api.store.tables import Node, NodeDevice, SeriesRow
+from api.store.tables import Node, NodeDevice, SeriesRow, core_table
 from tokenstone.errors import Conflict
 from tokenstone.wire import WindowBatch
 
 MOST_DEVICES_PER_NODE = 1024
+_KEPT = core_table(NodeDevice)
+_DEVICES = select(_KEPT.c.device).where(_KEPT.c.node_id == bindparam("of_node"))
 
 
 def check_limits(session: Session, batch: WindowBatch, *, most_series: int, most_nodes: int) -> None:
@@ -58,7 +60,7 @@ def _check_series(session: Session, batch: WindowBatch, node: int | None, most: 
 def _check_devices(session: Session, batch: WindowBatch, node: int | None) -> None:
     if not batch.devices or node is None:
         return
-    known = set(session.scalars(select(NodeDevice.device).where(NodeDevice.node_id == node)))
+    known = set(session.scalars(_DEVICES, {"of_node": node}))
     count = len(known | {device.id for device in batch.devices})
     if count > MOST_DEVICES_PER_NODE and count > len(known):
         raise Conflict(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 from pydantic import TypeAdapter
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import CursorResult, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from api.store.paging import decode_cursor, make_page
 from api.store.statements import insert_new
-from api.store.tables import Run, RunNode
+from api.store.tables import Run, RunNode, core_table
 from tokenstone.errors import Conflict, NotFound
 from tokenstone.run import AnySpec, RunState, WorkloadSpec, check_transition
 from tokenstone.wire import Page, RunCreate, RunDevice, RunView
@@ -19,6 +19,12 @@ _SPEC: TypeAdapter[AnySpec] = TypeAdapter(WorkloadSpec)
 _DEVICES = TypeAdapter(list[RunDevice])
 _OPEN = [state.value for state in RunState if not state.ended]
 CLIENT_LOST = "client lost"
+_ACTIVE = (  # asked with every batch of windows: made once
+    select(core_table(Run).c.id)
+    .join(core_table(RunNode), RunNode.run == Run.id)
+    .where(Run.state.in_(_OPEN), Run.cluster == bindparam("of_cluster"), RunNode.node == bindparam("of_node"))
+    .limit(1)
+)
 
 
 def view(run: Run) -> RunView:
@@ -156,13 +162,7 @@ def _silent(now: float) -> tuple[Any, ...]:
 
 def is_active_on(session: Session, cluster: str, node: str) -> bool:
     """Say whether a run that has not ended has devices on that node."""
-    query = (
-        select(Run.id)
-        .join(RunNode, RunNode.run == Run.id)
-        .where(Run.state.in_(_OPEN), Run.cluster == cluster, RunNode.node == node)
-        .limit(1)
-    )
-    return session.scalar(query) is not None
+    return session.scalar(_ACTIVE, {"of_cluster": cluster, "of_node": node}) is not None
 
 
 def count_by_state(session: Session) -> list[tuple[str, str, int]]:

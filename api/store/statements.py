@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Insert, Select, Table, cast, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -16,21 +17,28 @@ from api.store.tables import Base, core_table
 
 def insert_new(session: Session, entity: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; those whose key is there already are left as they are."""
-    if not rows:
-        return
-    insert = postgresql.insert if is_postgresql(session) else sqlite.insert
-    session.execute(insert(core_table(entity)).on_conflict_do_nothing(), list(rows))
+    if rows:
+        session.execute(_insert_new(core_table(entity), is_postgresql(session)), list(rows))
 
 
 def upsert(session: Session, entity: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows; those whose key is there already get the new values."""
-    if not rows:
-        return
-    table = core_table(entity)
-    insert = (postgresql.insert if is_postgresql(session) else sqlite.insert)(table)
-    values = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key and c.name in rows[0]}
-    statement = insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
-    session.execute(statement, list(rows))
+    """Insert rows, all with the same columns; those whose key is there already get the new values."""
+    if rows:
+        session.execute(_upsert(core_table(entity), tuple(rows[0]), is_postgresql(session)), list(rows))
+
+
+# Making a statement costs more than running it on a few rows.
+@cache
+def _insert_new(table: Table, for_postgresql: bool) -> Insert:
+    insert = postgresql.insert if for_postgresql else sqlite.insert
+    return insert(table).on_conflict_do_nothing()
+
+
+@cache
+def _upsert(table: Table, names: tuple[str, ...], for_postgresql: bool) -> Insert:
+    insert = (postgresql.insert if for_postgresql else sqlite.insert)(table)
+    values = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key and c.name in names}
+    return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
 
 
 def insert_from(session: Session, entity: type[Base], query: Select[*tuple[Any, ...]]) -> None:

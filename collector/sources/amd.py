@@ -1,7 +1,8 @@
 """AMD accelerators, through AMD's management library and its own Python binding (`amdsmi`).
 
 Its calls and units are those of the binding's reference (rocm.docs.amd.com, "AMD SMI Python API"): power in watts,
-its limit in microwatts, clocks in megahertz, energy as a count times a resolution in microjoules.
+its limit in microwatts, clocks in megahertz, energy as a count times a resolution in microjoules, and what went over
+the links between devices (xGMI) in units of 1,024 bytes.
 """
 
 from __future__ import annotations
@@ -82,6 +83,15 @@ def _errors(smi: Any, handle: Any) -> Iterable[Value]:
     yield "accel_errors_total", _number(count["uncorrectable_count"]), {"type": "ecc_uncorrected"}
 
 
+def _links(smi: Any, handle: Any) -> Iterable[Value]:
+    kind = smi.AmdSmiLinkType.AMDSMI_LINK_TYPE_XGMI
+    links = [link for link in smi.amdsmi_get_link_metrics(handle)["links"] if link["link_type"] == kind]
+    for name, direction in (("read", "rx"), ("write", "tx")):
+        known = [kibibytes for link in links if (kibibytes := _number(link[name])) is not None]
+        yield _LINK, sum(known) * 1024 if known else None, {"link": "xgmi", "direction": direction}
+
+
+_LINK = "accel_link_bytes_total"
 _QUERIES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Any], Iterable[Value]]], ...] = (
     ("activity", ("accel_busy_ratio", "accel_memory_bandwidth_ratio"), _activity),
     ("power", ("accel_power_watts",), _power),
@@ -92,6 +102,7 @@ _QUERIES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Any], Iterable[Value]
     ("compute clock", ("accel_clock_hertz",), _clock("compute", "GFX")),
     ("memory clock", ("accel_clock_hertz",), _clock("memory", "MEM")),
     ("memory errors", ("accel_errors_total",), _errors),
+    ("links", (_LINK,), _links),
 )
 
 

@@ -75,18 +75,21 @@ class HccnSource(Source):
 
     def __init__(self, commands: Commands) -> None:
         self._run = commands
+        self._seen, self._count = 0, _MOST_DEVICES
 
     def read(self) -> Parts:
-        """Ask device by device until one is not there; SourceUnavailable where the first is not."""
+        """Ask device by device; one that fails amid the others is absent. SourceUnavailable where none answers."""
         readings: list[Reading] = []
         absences: list[Absence] = []
-        for device in range(_MOST_DEVICES):
+        failed: dict[int, str] = {}
+        last = -1
+        for device in range(self._count):
             try:
                 counters = parse_statistics(self._run(_TOOL, ["-i", str(device), "-stat", "-g"]))
-            except SourceUnavailable:
-                if device == 0:
-                    raise
-                break
+            except SourceUnavailable as error:
+                failed[device] = str(error)
+                continue
+            last = device
             port = f"hccn/{device}"
             of_port = [*_traffic(port, counters), *self._link(port, str(device))]
             given = {reading.metric for reading in of_port}
@@ -94,7 +97,19 @@ class HccnSource(Source):
             absences += [
                 Absence(metric, f"{port}: {_TOOL} does not tell it") for metric in self.metrics if metric not in given
             ]
+        if last < 0:
+            raise SourceUnavailable(failed[0])
+        # Nothing tells how many devices there are: those after the last that ever answered are not there.
+        self._seen = max(self._seen, last + 1)
+        self._count = self._seen
+        for device, reason in failed.items():
+            if device < self._seen:
+                absences += [Absence(metric, f"hccn/{device}: {reason}") for metric in self.metrics]
         return Parts(tuple(readings), tuple(absences))
+
+    def close(self) -> None:
+        """Look for all devices again at the next reading."""
+        self._count = _MOST_DEVICES
 
     def _link(self, port: str, device: str) -> list[Reading]:
         readings: list[Reading] = []

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = "sys/fs/cgroup"
+PODS = "var/log/pods"
 _SLURM = re.compile(r"(?:^|/)(?:[^/]+_)?slurmstepd\.scope/(?:job_(\d+)|(s[0-9A-HJKMNP-TV-Z]{13}))(?=/|$)")
 _SLURM_V1 = re.compile(r"(?:^|/)slurm(?:_[^/]+)?/uid_\d+/job_(\d+)(?=/|$)")
 _POD = re.compile(r"(?:^|/)(?:kubepods[^/]*-)?pod([0-9a-f]{8}[-_][0-9a-f-_]{27})(?:\.slice)?(?=/|$)")
@@ -58,6 +59,15 @@ def find_jobs(root: Path) -> Iterator[JobCgroup]:
             found = job_of(path)
             if found and (folder / "cgroup.procs").exists():
                 yield JobCgroup(*found, f"{ROOT}/{path}")
+
+
+def pod_names(root: Path) -> dict[str, str]:
+    """Return the pods of the node by UID, as namespace/name: so the kubelet names the folders of their logs."""
+    try:
+        folders = [path.name.split("_") for path in (root / PODS).iterdir()]
+    except OSError:
+        return {}
+    return {uid: f"{namespace}/{name}" for namespace, name, uid in (parts for parts in folders if len(parts) == 3)}
 
 
 def parse_flat(text: str) -> dict[str, int]:

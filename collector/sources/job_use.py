@@ -9,7 +9,7 @@ from pathlib import Path
 
 from collector.sources.base import Parts, Source
 from collector.sources.files import Files
-from collector.sources.job_cgroups import ROOT, JobCgroup, find_jobs, parse_flat, parse_io
+from collector.sources.job_cgroups import ROOT, JobCgroup, find_jobs, parse_flat, parse_io, pod_names
 from collector.sources.job_files import read_jobs
 from tokenstone.sample import HOST, Absence, Reading, labels
 
@@ -57,6 +57,7 @@ class JobUseSource(Source):
             names = {job.alias: job.id for job in read_jobs(self._root) if job.alias}
         except OSError:  # no prolog writes files here: a job goes by the name of its control group
             names = {}
+        names |= pod_names(self._root)
         return [replace(job, job=names.get(job.job, job.job)) for job in islice(find_jobs(self._root), _MOST_JOBS)]
 
     def close(self) -> None:

@@ -22,6 +22,9 @@ from tokenstone.sample import HOST, Absence, DeviceInfo, Reading
 
 RETRY_SECONDS = 10.0
 """How long a missing driver or device is left alone before it is looked for again."""
+LONGEST_RETRY_SECONDS = 640.0
+"""To look for a lost device, the driver is let go and taken anew, which costs the others a reading: while it stays
+away and others are there, it is looked for half as often each time, down to this."""
 
 _OF_A_DEVICE = tuple(dict.fromkeys((*nvml_device.METRICS, *nvml_events.METRICS)))
 
@@ -54,6 +57,7 @@ class NvmlSource(Source):
         self._watcher: XidWatcher | None = None
         self._reason = ""
         self._retry_at: float | None = None
+        self._patience_seconds = RETRY_SECONDS
 
     def read(self) -> Parts:
         """Read all devices; SourceUnavailable where there is no driver, no device, or all devices are lost."""
@@ -72,7 +76,10 @@ class NvmlSource(Source):
             self._said[tier] = self._read_all(tier, now)
         readings, absences = self._read_all("fast", now)
         if not self._devices:
+            self._retry_at = min(self._retry_at or now, now + RETRY_SECONDS)
             raise SourceUnavailable("; ".join(dict.fromkeys(self._lost.values())))
+        if not self._lost:
+            self._patience_seconds = RETRY_SECONDS
         held: list[Reading] = []
         for tier, (said_readings, said_absences) in self._said.items():
             (readings if tier in tiers else held).extend(said_readings)
@@ -144,7 +151,8 @@ class NvmlSource(Source):
                 absences[:] = [absence for absence in absences if absence.device not in gone]
         self._lost[index] = reason
         if self._retry_at is None:
-            self._retry_at = now + RETRY_SECONDS
+            self._retry_at = now + self._patience_seconds
+            self._patience_seconds = min(2 * self._patience_seconds, LONGEST_RETRY_SECONDS)
 
     def _give_up(self, now: float, why: Any) -> NoReturn:
         self.close()

@@ -6,8 +6,6 @@ import copy
 import gzip
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from postgresql_server import PostgreSQL
+from service_process import ServiceProcess
 
 from api import examples
 from api.main import create_app
@@ -27,17 +26,7 @@ BOTH_DATABASES = {
     "test_ingest", "test_results", "test_runs", "test_retention", "test_faults", "test_db",
     "test_fleet", "test_resources",
 }  # fmt: skip
-"""Test modules that run on SQLite and on PostgreSQL."""
-
-SERVE = """
-import sys
-import time
-from api.main import serve
-from api.settings import load_settings
-database = sys.argv[2] if len(sys.argv) > 2 else None
-serve(load_settings(port=0, data=sys.argv[1], database=database), on_ready=lambda url: print(url, flush=True))
-print("ended", flush=True)
-"""
+"""Test modules that run on SQLite and on PostgreSQL; with TOKENSTONE_TEST_ALL_ON_BOTH all do, which takes longer."""
 
 
 class Clock:
@@ -62,7 +51,9 @@ def data(tmp_path) -> Path:
 
 def pytest_generate_tests(metafunc):
     if "database" in metafunc.fixturenames:
-        both = metafunc.module.__name__.rpartition(".")[2] in BOTH_DATABASES
+        both = (
+            metafunc.module.__name__.rpartition(".")[2] in BOTH_DATABASES or "TOKENSTONE_TEST_ALL_ON_BOTH" in os.environ
+        )
         metafunc.parametrize("database", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
 
 
@@ -222,22 +213,17 @@ def every_page():
 
 
 @pytest.fixture
-def service(data) -> Iterator[Callable[..., tuple[subprocess.Popen, str]]]:
+def service(data) -> Iterator[Callable[..., tuple[ServiceProcess, str]]]:
     """Start the real service in a process of its own, by default on SQLite: (process, URL)."""
-    processes: list[subprocess.Popen] = []
+    processes: list[ServiceProcess] = []
 
-    def start(database: str = "", **environment: str) -> tuple[subprocess.Popen, str]:
-        command = [sys.executable, "-c", SERVE, str(data), *([database] if database else [])]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
-        processes.append(process)
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:"), "the service did not become ready"
-        return process, url
+    def start(database: str | None = None, **environment: str) -> tuple[ServiceProcess, str]:
+        processes.append(ServiceProcess(data, database, environment))
+        return processes[-1], processes[-1].url
 
     yield start
     for process in processes:
-        process.kill()
-        process.communicate()
+        process.close()
 
 
 @pytest.fixture

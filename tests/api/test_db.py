@@ -2,31 +2,30 @@
 
 import json
 import os
-import subprocess
 import sys
 import threading
 
 import pytest
 
+from cli.main import main
 from tokenstone.client import Client
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def db(database, data, request):
+def db(database, request, monkeypatch, capsys):
     """Run `tokenstone db ... --json` on the test's database: (exit code, document or None, stderr)."""
 
     def run(*arguments: str, programs: bool = True):
-        environment = dict(os.environ)
         if not database.startswith("sqlite"):
             folder = request.getfixturevalue("postgresql").programs
-            environment["PATH"] = f"{folder}:{environment['PATH']}" if programs else "/nowhere"
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", "db", *arguments, "--database", database, "--json"],
-            capture_output=True, text=True, timeout=60, check=False, env=environment,
-        )  # fmt: skip
-        return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+            monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}" if programs else "/nowhere")
+        monkeypatch.setattr(sys, "argv", ["tokenstone", "db", *arguments, "--database", database, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, complaint = capsys.readouterr()
+        return ended.value.code, json.loads(out) if out else None, complaint
 
     return run
 

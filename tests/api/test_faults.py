@@ -11,7 +11,6 @@ import httpx
 import pytest
 from alembic import command
 from alembic.config import Config
-from postgresql_server import PostgreSQL
 from sqlalchemy import inspect, text
 
 from api.housekeeping import keep_house
@@ -87,38 +86,36 @@ def test_a_killed_service_has_lost_nothing_that_it_acknowledged(service, databas
     pusher.check(service(database)[1])
 
 
-def test_a_restart_of_postgresql_loses_nothing(service, pusher):
-    with PostgreSQL.started() as server:
-        _, url = service(server.new_database())
-        counts = []
-        threads = [threading.Thread(target=pusher.push_until, args=(url, lambda: len(counts) == 2))]
-        for thread in threads:
-            thread.start()
-        for _ in range(2):
-            reached = len(pusher.acknowledged) + 20
-            while len(pusher.acknowledged) < reached:
-                pass
-            server.stop()
-            answer = httpx.get(f"{url}/readyz")
-            assert answer.status_code == 503
-            assert answer.headers["content-type"] == "application/problem+json"
-            assert int(answer.headers["Retry-After"]) > 0
-            assert httpx.get(f"{url}/healthz").status_code == 200
-            server.start()
-            reached = len(pusher.acknowledged) + 20
-            while len(pusher.acknowledged) < reached:
-                pass
-            counts.append(reached)
-        for thread in threads:
-            thread.join(30)
-        assert {error.status for error in pusher.refused} == {503}
-        pusher.check(url)
+def test_a_restart_of_postgresql_loses_nothing(service, postgresql, pusher):
+    _, url = service(postgresql.new_database())
+    ended = threading.Event()
+    thread = threading.Thread(target=pusher.push_until, args=(url, ended.is_set))
+    thread.start()
+
+    def push_more() -> None:
+        reached = len(pusher.acknowledged) + 20
+        while len(pusher.acknowledged) < reached:
+            pass
+
+    push_more()
+    postgresql.stop()
+    answer = httpx.get(f"{url}/readyz")
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert httpx.get(f"{url}/healthz").status_code == 200
+    postgresql.start()
+    push_more()
+    ended.set()
+    thread.join(30)
+    assert {error.status for error in pusher.refused} == {503}
+    pusher.check(url)
 
 
 def test_a_full_disk_is_told_and_over_when_there_is_room(service, tmp_path, pusher):
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk needs root and the right to mount")
     try:

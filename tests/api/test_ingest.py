@@ -67,7 +67,11 @@ def test_gzip_is_unpacked(api, batch, packed):
         (b"", JSON, 422),
         (b"[]", JSON, 422),
     ],
-)
+    ids=[
+        "not gzip", "gzip cut short", "gzip and more", "gzip bomb", "too long", "unknown encoding", "JSON cut short",
+        "not UTF-8", "nested too deep", "empty", "a list",
+    ],
+)  # fmt: skip
 def test_a_body_that_is_no_batch_is_refused(open_api, problem, content, headers, status):
     api = open_api(max_body_bytes=100_000)
     problem(api.post("/v1/windows", content=content, headers=headers), status)

@@ -231,7 +231,7 @@ def test_steps_merge_windows_and_weigh_them(store, push):
 
 @pytest.mark.parametrize("step", [HOUR, DAY])
 def test_steps_of_hours_say_the_same_before_and_after_forgetting(store, push, house, step):
-    rows = [(MIDNIGHT + 10 * i * 37, 1 + i % 3, 1.0 + i, 1.0) for i in range(500)]
+    rows = [(MIDNIGHT + 10 * i * 111, 1 + i % 3, 1.0 + i, 1.0) for i in range(170)]
     push(rows)
 
     def ask():

@@ -151,6 +151,17 @@ def test_what_a_job_uses_of_the_host(h100, fake_time):
     source.close()
 
 
+def test_what_a_pod_uses_has_the_name_that_its_devices_have(node_folder, tmp_path, fake_time):
+    root, name = tmp_path / "node", f"ml_train-0_{POD}"
+    shutil.copytree(node_folder("mi300x-node"), root)
+    source = JobUseSource(root, fake_time.clock().monotonic)
+    assert set(series(source.read(), "job_memory_bytes", "job_id")) == {("host", "ml/train-0")}
+    (root / "var/log/pods" / name).rename(root / "var/log/pods/unknown")
+    fake_time.advance(60)
+    assert set(series(source.read(), "job_memory_bytes", "job_id")) == {("host", POD)}
+    source.close()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -278,6 +278,31 @@ def test_a_device_that_fell_off_the_bus_takes_nothing_stale_along(nvml_stub, sce
     assert any("fell off the bus" in reason for reason in why(parts, "accel_energy_joules_total"))
 
 
+def test_looking_for_a_lost_device_costs_the_others_ever_less(nvml_stub, scenario, source, fake_time):
+    stub = nvml_stub(scenario)
+    nvml = source()
+    nvml.read()
+    stub.change(**{"0.state": "lost"})
+    gaps = []
+    for second in range(300):
+        stub.take_calls()
+        fake_time.advance(1)
+        parts = nvml.read()
+        if "nvmlInitWithFlags" in stub.take_calls():
+            gaps.append(second)
+        assert value(parts, "accel_busy_ratio", OTHER) is not None
+    assert gaps == [10, 30, 70, 150]
+    stub.change(**{"0.state": "ok"})
+    fake_time.advance(20)
+    assert value(nvml.read(), "accel_busy_ratio") is not None
+    stub.change(**{"0.state": "lost"})  # and when it is lost anew, it is looked for soon
+    fake_time.advance(1)
+    nvml.read()
+    stub.change(**{"0.state": "ok"})
+    fake_time.advance(RETRY_SECONDS)
+    assert value(nvml.read(), "accel_busy_ratio") is not None
+
+
 def test_a_fault_of_the_binding_is_the_fault_of_one_call(nvml_stub, scenario, source, monkeypatch):
     def refuse(*_):
         raise pynvml.NVMLLibraryMismatchError("unversioned function called")

@@ -41,6 +41,9 @@ def test_amd_devices_in_base_units(amd, fake_time):
     assert series(taken, "accel_memory_total_bytes")[uuid(0)] == 196592 << 20
     assert series(taken, "accel_clock_hertz", domain="memory")[uuid(0)] == 1.3e9
     assert series(taken, "accel_errors_total", type="ecc_corrected")[uuid(3)] == 3
+    assert series(taken, "accel_link_bytes_total", link="xgmi", direction="rx")[uuid(1)] == 5000002 * 1024
+    assert series(taken, "accel_link_bytes_total", link="xgmi", direction="tx")[uuid(1)] == 6000002 * 1024
+    assert "NOT_SUPPORTED" in why(taken, "accel_link_bytes_total")[uuid(5)]
     # A device that was lost before the agent came has no name yet.
     assert why(taken, "accel_busy_ratio") == {"host": "device 7: AMDSMI_STATUS_NO_DATA"}
     assert "NOT_SUPPORTED" in why(taken, "accel_energy_joules_total")[uuid(6)]

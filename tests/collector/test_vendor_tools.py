@@ -13,13 +13,14 @@ from collector.registry import build_sources
 from collector.sources.ascend import parse_info as parse_npu_smi
 from collector.sources.base import SourceUnavailable, take
 from collector.sources.cambricon import parse_info as parse_cnmon
-from collector.sources.hccn import parse_link, parse_speed, parse_statistics
+from collector.sources.hccn import HccnSource, parse_link, parse_speed, parse_statistics
 from collector.sources.hygon import merge, to_found
 from collector.sources.iluvatar import parse_query
 from collector.sources.intel_xpu import parse_discovery, parse_dump
 from collector.sources.kunlun import parse_machine_readable
 from collector.sources.metax import parse_table
 from collector.sources.pci import makers_present
+from collector.sources.tool import recorded_commands
 from tokenstone.metric import REGISTRY
 
 MIB = 1 << 20
@@ -73,6 +74,28 @@ def test_the_ports_of_ascend_devices(sample):
     assert "hccn/4" not in series(taken, "rdma_speed_bytes_per_second")
     frames = {dict(r.labels)["priority"] for r in taken.readings if r.metric == "network_pause_frames_total"}
     assert frames == {"all", "0", "4"}
+
+
+def test_a_port_of_an_ascend_device_that_fails_amid_the_others(node_folder):
+    recorded = recorded_commands(node_folder("ascend-910-node") / "tools")
+    asked, broken = [], "2"
+
+    def run(tool, arguments):
+        asked.append(arguments[1])
+        if arguments[1] == broken:
+            raise SourceUnavailable("hccn_tool: it failed with 17 and said: device offline")
+        return recorded(tool, arguments)
+
+    source = HccnSource(run)
+    taken = take(source, Clock())
+    assert set(series(taken, "rdma_transmit_bytes_total")) == {f"hccn/{n}" for n in (0, 1, 3, 4, 5, 6)}
+    told = {absence.reason for absence in taken.absences if absence.metric == "rdma_transmit_bytes_total"}
+    assert told == {"hccn/2: hccn_tool: it failed with 17 and said: device offline"}
+    # Those that were never there are not asked for again; one that was is.
+    broken = "6"
+    asked.clear()
+    assert "hccn/2" in series(take(source, Clock()), "rdma_transmit_bytes_total")
+    assert max(asked) == "6"
 
 
 def test_hygon(sample):
