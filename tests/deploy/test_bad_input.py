@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from deploy_support import USER, needs_another_user
 
 from api.main import create_app
 from api.settings import Settings, load_settings
@@ -18,7 +19,6 @@ from collector.spool import Spool
 from tokenstone.errors import InvalidFile, InvalidValue, NotWritable, StoreDamaged, StoreUnavailable
 
 URL = "postgresql://tokenstone@db:5433/tokenstone?sslmode=require"
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def test_an_occupied_port_is_named(tokenstone, tmp_path):
@@ -32,8 +32,8 @@ def test_an_occupied_port_is_named(tokenstone, tmp_path):
 @contextmanager
 def as_in_a_container():
     """Have the rights of the images' user while the block runs."""
-    os.setegid(10001)
-    os.seteuid(10001)
+    os.setegid(USER)
+    os.seteuid(USER)
     try:
         yield
     finally:
@@ -49,7 +49,7 @@ def place():
         yield Path(folder)
 
 
-@needs_root
+@needs_another_user
 @pytest.mark.parametrize(
     "use",
     [lambda folder: create_app(Settings(data=folder)), lambda folder: Spool(folder, 10**6, Origin("c", "n", "e"))],
@@ -139,7 +139,7 @@ def test_an_empty_password_is_refused(tmp_path):
         _ = load_settings(database=URL, database_password_file=tmp_path / "password").database_url
 
 
-@needs_root
+@needs_another_user
 def test_a_password_that_others_may_not_read_says_who_must(place):
     (place / "password").write_text("secret")
     (place / "password").chmod(0o600)

@@ -19,10 +19,10 @@ from zipfile import ZipFile
 
 import psutil
 import pytest
+from deploy_support import USER, needs_another_user
 
 FOLDER = Path(__file__).parents[2] / "deploy/docker"
 DOCKERFILES = sorted(FOLDER.glob("*.Dockerfile"))
-USER = 10001
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
@@ -121,10 +121,7 @@ def becomes_healthy(container, path: Path, **settings: str) -> str:
     return words
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become the images' user")
-
-
-@needs_root
+@needs_another_user
 @pytest.mark.slow
 def test_the_service_runs_as_in_its_image(container):
     path = FOLDER / "service.Dockerfile"
@@ -163,7 +160,8 @@ def name_spaces_are_allowed() -> bool:
         return False
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not name_spaces_are_allowed(), reason="name spaces need root's rights")
+@needs_another_user
+@pytest.mark.skipif(not name_spaces_are_allowed(), reason="name spaces are not allowed here")
 @pytest.mark.slow
 def test_the_agent_sees_the_machine_from_name_spaces_like_its_containers(container):
     path = FOLDER / "agent.Dockerfile"
@@ -187,7 +185,7 @@ def test_the_agent_sees_the_machine_from_name_spaces_like_its_containers(contain
     assert outer.wait(30) == 0
 
 
-@needs_root
+@needs_another_user
 def test_a_health_check_says_why_not(container):
     path, port = FOLDER / "service.Dockerfile", str(free_port())
     process = container(path, last(path, "HEALTHCHECK"), TOKENSTONE_PORT=port)

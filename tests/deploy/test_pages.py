@@ -131,10 +131,23 @@ def test_what_a_setup_needs_follows_from_the_formulas(scale):
     assert int(29_200 / 775) == 37
 
 
+def values_of(document, key: str) -> list:
+    """Every value under this key, wherever it is in the document."""
+    if isinstance(document, list):
+        return [value for item in document for value in values_of(item, key)]
+    if not isinstance(document, dict):
+        return []
+    own = [document[key]] if key in document else []
+    return own + [value for item in document.values() for value in values_of(item, key)]
+
+
 def test_a_node_is_as_large_as_the_bench_found_it(scale, root):
-    measured = json.loads((root / "bench/results/agent.json").read_text())["node"]
-    assert quantity(scale, "series of a node with eight")[0] == pytest.approx(measured["series"], rel=0.1)
-    assert quantity(scale, "windows that it sends")[0] == pytest.approx(measured["windows_a_batch"], rel=0.1)
+    measured = json.loads((root / "bench/results/agent.json").read_text())
+    assert quantity(scale, "series of a node with eight")[0] == pytest.approx(
+        max(values_of(measured, "series")), rel=0.1
+    )
+    windows = max(values_of(measured, "windows_a_batch"))
+    assert quantity(scale, "windows that it sends")[0] == pytest.approx(windows, rel=0.1)
     golden = (root / "tests/golden/metrics-cpu-node.txt").read_text().splitlines()
     assert quantity(scale, "series of a node without")[0] == pytest.approx(
         sum(not line.startswith("#") for line in golden), rel=0.1
