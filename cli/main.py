@@ -17,21 +17,18 @@ from cli import (
     calc,
     catalogue,
     db,
-    deliver,
     doctor,
     fleet,
     infer,
+    jobs,
     key,
     probe,
     project,
     record,
-    run,
-    score,
     serve,
     serve_model,
     trace,
     train,
-    what_if,
 )  # fmt: skip
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
@@ -57,10 +54,6 @@ app.command("record")(record.command)
 app.command("probe")(probe.command)
 app.command("trace")(trace.command)
 app.command("project")(project.command)
-app.command("deliver")(deliver.command)
-app.command("run", context_settings={"allow_interspersed_args": False})(run.command)
-app.command("score")(score.command)
-app.command("what-if")(what_if.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
 app.command("fleet")(fleet.command)
@@ -68,6 +61,7 @@ app.add_typer(calc.app, name="calc")
 app.add_typer(db.app, name="db")
 app.command("hardware")(catalogue.hardware_command)
 app.command("metrics")(catalogue.metrics_command)
+jobs.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:
