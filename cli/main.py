@@ -20,8 +20,8 @@ from cli import (
     doctor,
     fleet,
     infer,
-    jobs,
     key,
+    own_jobs,
     probe,
     project,
     record,
@@ -61,7 +61,7 @@ app.add_typer(calc.app, name="calc")
 app.add_typer(db.app, name="db")
 app.command("hardware")(catalogue.hardware_command)
 app.command("metrics")(catalogue.metrics_command)
-jobs.add_to(app)
+own_jobs.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:
