@@ -83,6 +83,7 @@ def section_document(section: Section) -> dict[str, Any]:
         "spec_id": evaluation.spec_id,
         "state": section.run.state,
         "score": evaluation.score,
+        "advice": [advice.model_dump(mode="json") for advice in evaluation.advice],
         "tokens": evaluation.tokens.total,
         "ledger_seconds": ledger.seconds,
         "allocated_seconds": ledger.allocated_seconds,
@@ -91,7 +92,6 @@ def section_document(section: Section) -> dict[str, Any]:
         "usd_per_million_tokens": bill.usd_per_million_tokens if bill else None,
         "device_seconds_per_million_tokens": bill.device_seconds_per_million_tokens if bill else None,
         "validity": evaluation.validity,
-        "advice": [advice.model_dump(mode="json") for advice in evaluation.advice],
     }
     if evaluation.kind == "training":
         document |= {

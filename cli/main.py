@@ -17,23 +17,20 @@ from cli import (
     calc,
     catalogue,
     db,
-    deliver,
     doctor,
     fleet,
     infer,
     job,
     key,
+    own_jobs,
     probe,
     project,
     record,
-    run,
-    score,
     serve,
     serve_model,
     submit,
     trace,
     train,
-    what_if,
 )  # fmt: skip
 from tokenstone import __version__
 from tokenstone.errors import TokenstoneError
@@ -61,10 +58,6 @@ app.command("record")(record.command)
 app.command("probe")(probe.command)
 app.command("trace")(trace.command)
 app.command("project")(project.command)
-app.command("deliver")(deliver.command)
-app.command("run", context_settings={"allow_interspersed_args": False})(run.command)
-app.command("score")(score.command)
-app.command("what-if")(what_if.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
 app.command("fleet")(fleet.command)
@@ -72,6 +65,7 @@ app.add_typer(calc.app, name="calc")
 app.add_typer(db.app, name="db")
 app.command("hardware")(catalogue.hardware_command)
 app.command("metrics")(catalogue.metrics_command)
+own_jobs.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -54,8 +54,10 @@ def _of_document(document: dict[str, Any], source: str, part: str | None) -> Bas
         if "inputs_hash" in document:
             return _of_evaluation(Evaluation.model_validate(document), None, source)
         if "training" in document and "inference" in document:
-            chosen = _one([{"kind": kind} | document[kind] for kind in ("training", "inference")], source, part)
-            return _of_result(document | chosen, source)
+            document |= _one([{"kind": kind} | document[kind] for kind in ("training", "inference")], source, part)
+        if isinstance(document.get("evaluation"), dict):  # a result that tells all
+            run = RunView.model_validate(document["run"])
+            return _of_evaluation(Evaluation.model_validate(document["evaluation"]), run, source)
         if "ledger_seconds" in document:
             return _of_result(document, source)
     except (ValidationError, KeyError, TypeError, AttributeError) as error:

@@ -244,7 +244,8 @@ def _uncovered(base: Baseline, before: Seconds, after: Seconds) -> tuple[Seconds
     if hidden is None:
         return after, ["communication that hides behind computation still does"], None
     work = math.fsum(before.get(name, 0.0) for name in WORK)
-    left = min(hidden, hidden * math.fsum(after.get(name, 0.0) for name in WORK) / work) if work else hidden
+    share = math.fsum(after.get(name, 0.0) for name in WORK) / work if work else 1.0
+    left = hidden * min(1.0, share)
     if left == hidden:
         return after, [], hidden
     exposed = after.get("exposed_communication", 0.0) + hidden - left

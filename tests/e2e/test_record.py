@@ -72,10 +72,11 @@ def test_a_loop_is_a_run_with_ledger_score_bill_advice_and_what_if(client, spool
     assert other["before"]["bill"]["usd_per_million_tokens"] == pytest.approx(bill)
     exposed = [other[side]["seconds"]["exposed_communication"] for side in ("before", "after")]
     assert exposed[1] == pytest.approx(exposed[0] / 2)
-    report = spool / "report.json"
-    report.write_text(client.report(["loop-1"]).model_dump_json())
-    double = json.loads(tokenstone_cli("what-if", str(report), "--devices", "2", "--json"))
-    assert double["after"]["seconds"]["exposed_communication"] == pytest.approx(2 * exposed[0])
+    whole = {"evaluation": evaluation.model_dump(mode="json"), "run": run.model_dump(mode="json")}
+    for name, text in (("report", client.report(["loop-1"]).model_dump_json()), ("result", json.dumps(whole))):
+        (spool / name).write_text(text)
+        double = json.loads(tokenstone_cli("what-if", str(spool / name), "--devices", "2", "--json"))
+        assert double["after"]["seconds"]["exposed_communication"] == pytest.approx(2 * exposed[0])
     assert not Outbox(spool).waiting()
 
 
