@@ -111,6 +111,11 @@ def check_layout(spec: TrainingSpec) -> None:
             f"DualPipeV needs {2 * layout.pipeline} micro-batches or more, twice its pipeline ranks",
             where="--micro-batches", hint=f"give --micro-batches {2 * layout.pipeline}",
         )  # fmt: skip
+    if layout.schedule == "Interleaved1F1B" and layout.micro_batches % layout.pipeline:
+        raise InvalidValue(
+            f"{layout.micro_batches} micro-batches do not divide into rounds of {layout.pipeline}",
+            where="--micro-batches", hint=f"use a multiple of {layout.pipeline}, the pipeline ranks",
+        )  # fmt: skip
     if layout.data_parallel == "fsdp" and (layout.pipeline > 1 or layout.micro_batches > 1):
         raise InvalidValue(
             f"fsdp with {layout.pipeline} pipeline ranks and {layout.micro_batches} micro-batches",

@@ -66,6 +66,7 @@ def test_fp8_dispatch_sends_about_a_quarter_on_the_way_out(weighed):
         (["--nproc", "4", "--pipeline", "3"], "3 pipeline ranks"),
         (["--nproc", "4", "--experts", "3"], "--experts"),
         (["--nproc", "2", "--pipeline", "2", "--schedule", "DualPipeV", "--micro-batches", "2"], "4 micro-batches"),
+        (["--nproc", "2", "--pipeline", "2", "--schedule", "Interleaved1F1B", "--micro-batches", "1"], "rounds of 2"),
         (["--preset", "cpu-tiny", "--nproc", "2", "--pipeline", "2", "--schedule", "ZBVZeroBubble"], "2 layers"),
         (["--nproc", "2", "--micro-batches", "4"], "--micro-batches"),
         (["--nproc", "2", "--pipeline", "2", "--data-parallel", "fsdp"], "--data-parallel"),

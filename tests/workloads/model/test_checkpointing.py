@@ -274,7 +274,12 @@ def test_two_ranks_with_weights_of_their_own_resume_and_fail_together(tmp_path: 
         )
         for rank in range(2)
     ]
-    for rank, process in enumerate(ranks):
-        said, _ = process.communicate(timeout=90)
-        assert process.returncode == 0, said
-        assert f"refused on rank {rank}" in said
+    try:
+        for rank, process in enumerate(ranks):
+            said, _ = process.communicate(timeout=90)
+            assert process.returncode == 0, said
+            assert f"refused on rank {rank}" in said
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()

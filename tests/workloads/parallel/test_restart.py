@@ -82,12 +82,14 @@ def assert_same_work(facts: TrainingFacts, expected: TrainingFacts) -> None:
 
 
 def assert_balanced_with_recovery(facts: TrainingFacts, lost: int) -> None:
+    """`lost`: steps of rank 0; another rank can have been one behind or ahead of it when death came."""
     ledger = training_ledger(facts, 0.0, None)
     assert ledger.balanced
     assert ledger.seconds["recovery"] > 0
     for device in facts.devices:
         kinds = [phase.kind for phase in device.phases]
-        assert kinds.count("recovery") == lost + 1  # each lost step, and the restart
+        # Each lost step, and the restart.
+        assert abs(kinds.count("recovery") - (lost + 1)) <= (len(facts.devices) > 1)
         assert kinds.count("step") == 24
         assert kinds[0] == "startup"
     assert (facts.restarts, facts.lost_steps) == (1, lost)
@@ -359,7 +361,8 @@ def test_ranks_that_were_restarted_do_not_meet_the_dead(run_ranks, spec, device,
     # torchrun counts restarts on each node for itself: one rank that knows is enough.
     facts, _ = run_ranks(2, _goes_on, wanted, device, tmp_path / "copy")
     assert facts.restarts == 1
-    assert facts.lost_steps == 3
+    # The checkpoint of 5 updates was being written while the ranks died after 8.
+    assert facts.lost_steps == (3 if (tmp_path / "run" / "latest").exists() else 8)
     expected = run_ranks(2, on_a_rank, wanted, device, tmp_path / "expected.pt")[0]
     if redundant:  # copies are placed anew, so that sums are rounded otherwise
         assert facts.steps.loss == pytest.approx(expected.steps.loss, rel=1e-4)
