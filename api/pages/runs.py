@@ -12,7 +12,7 @@ from tokenstone.latency import Percentiles
 from tokenstone.report import Section
 from tokenstone.run import InferenceSpec, TrainingSpec
 from tokenstone.score.panel import PanelRow
-from tokenstone.wire import RunDevice
+from tokenstone.wire import RunDevice, RunView
 
 ABSENT = "absent"
 """How a headline says that it has no value."""
@@ -89,7 +89,7 @@ def run_page(section: Section) -> RunPage:
         state=run.state.value,
         reason=run.reason,
         invalid_codes=invalid,
-        facts=_facts(section),
+        facts=run_facts(run, e.ledger.allocated_seconds / len(run.devices)),
         headlines=[*_headlines(section, why), _cost(e.bill, why)],
         factors=_factors(e.factors),
         factors_product="" if e.score is None else fixed(e.score / 100, 3),
@@ -100,13 +100,16 @@ def run_page(section: Section) -> RunPage:
     )
 
 
-def _facts(section: Section) -> list[Figure]:
-    run, spec = section.run, section.run.spec
-    held = section.evaluation.ledger.allocated_seconds / len(run.devices)
+def run_facts(run: RunView, held_seconds: float | None) -> list[Figure]:
+    """Return what a run is; `held_seconds`: for how long each device was held, None where that is not known."""
+    spec = run.spec
     started = None if run.started_unix_seconds is None else utc(run.started_unix_seconds)
+    held = Figure("Held for", "", absent_reason="the run has not told")
+    if held_seconds is not None:
+        held = Figure("Held for", duration(held_seconds), note="" if len(run.devices) == 1 else "each device")
     return [
         Figure("Devices", _devices(run.devices)),
-        Figure("Held for", duration(held), note="" if len(run.devices) == 1 else "each device"),
+        held,
         Figure("Started", started or "", absent_reason="" if started else "the run was never started"),
         Figure("Workload", _workload(spec)),
         Figure("Model", _model(spec)),
