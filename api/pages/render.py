@@ -21,7 +21,7 @@ def report_html(report: Report, *, site: Site | None = None) -> str:
         report=report,
         is_valid=report.validity == ["valid"],
         created=utc(report.created_unix_seconds),
-        score="" if report.score is None else f"{report.score:.1f}",
+        score="" if report.score is None else fixed(report.score, 1),
         cost=_cost(report),
         worst=CATEGORIES[worst.category] if worst else None,
         worst_share=percent(worst.share_ratio) if worst else "",

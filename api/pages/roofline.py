@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from api.pages.axis import Axis, Tick, log_axis
-from api.pages.format import percent, si
+from api.pages.format import decimals, fixed, percent, si
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def roofline_chart(limits: Sequence[Limit], reached: Sequence[Reached] = ()) -> 
     kinds = dict.fromkeys((r.look, r.name) for r, _ in points)
     return RooflineChart(
         description=_description(limits, reached),
-        x_ticks=x.ticks(lambda value: f"{value:g}" if value < 1e4 else f"{value:.0e}".replace("e+0", "e")),
+        x_ticks=x.ticks(lambda value: f"{value:,.0f}" if value >= 1 else f"{value:g}"),
         y_ticks=[Tick(100 - t.at, t.label) for t in y.ticks(lambda value: si(value, "FLOP/s"))],
         roofs=[line for limit in limits for line in _roof(limit, x, y)],
         levels=[
@@ -100,9 +100,13 @@ def roofline_chart(limits: Sequence[Limit], reached: Sequence[Reached] = ()) -> 
 
 
 def _mark(r: Reached, x: float, y: float) -> Mark:
-    speed = f"{si(r.flops_per_second, 'FLOP/s')} at {r.intensity:.3g} FLOP per byte"
+    speed = f"{si(r.flops_per_second, 'FLOP/s')} at {_digits(r.intensity or 0.0)} FLOP per byte"
     hint = f"{r.name}: {speed}, {percent(r.weight)} of the time"
     return Mark(x, y, 3 + 9 * min(1.0, r.weight) ** 0.5, r.look, hint)
+
+
+def _digits(value: float) -> str:
+    return fixed(value, decimals(value, digits=3))
 
 
 def _roof(limit: Limit, x: Axis, y: Axis) -> list[Line]:
@@ -123,7 +127,7 @@ def _description(limits: Sequence[Limit], reached: Sequence[Reached]) -> str:
     for limit in limits:
         told.append(f"{limit.name} reaches {si(limit.flops_per_second, 'FLOP/s')}")
         if limit.bytes_per_second:
-            told.append(f"from {limit.flops_per_second / limit.bytes_per_second:,.3g} FLOP per byte on")
+            told.append(f"from {_digits(limit.flops_per_second / limit.bytes_per_second)} FLOP per byte on")
     fastest = max(reached, key=lambda r: r.flops_per_second, default=None)
     if fastest is not None:
         share = fastest.flops_per_second / max(limit.flops_per_second for limit in limits)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from api.pages.course import CoursePage, course_page
+from api.pages.figures import Figure
 from api.pages.format import count, decimals, duration, fixed, money, percent, utc
+from api.pages.training import TrainingPage, training_page
 from tokenstone.cost import Bill
 from tokenstone.evaluate import REASONS
 from tokenstone.latency import Percentiles
@@ -24,17 +27,6 @@ _FACTORS = {
     "useful_work": "nothing done twice or in vain",
     "kernel": "how near the kernels come to the limit",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure and what it is; without a value, why."""
-
-    title: str
-    value: str
-    unit: str = ""
-    note: str = ""
-    absent_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +68,8 @@ class RunPage:
     latencies: list[LatencyRow]
     panel: list[PanelRow]
     beside: list[Figure]
+    course: CoursePage
+    training: TrainingPage | None
 
 
 def run_page(section: Section) -> RunPage:
@@ -97,6 +91,8 @@ def run_page(section: Section) -> RunPage:
         latencies=_latencies(section),
         panel=e.panel,
         beside=_beside(section),
+        course=course_page(section),
+        training=training_page(section),
     )
 
 

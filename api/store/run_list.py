@@ -16,8 +16,8 @@ from tokenstone.wire import Page
 KINDS = ("training", "inference")
 ORDERS = ("newest", "score", "cost", "held")
 """The newest, best, cheapest per token, or longest held first."""
-_LAST = 1e300
-"""Takes the place of an absent figure: such runs come last."""
+_LAST = 1e18
+"""Takes the place of an absent figure: such runs come last. Cursors hold no greater number."""
 
 
 @dataclass(frozen=True, slots=True)

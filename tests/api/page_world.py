@@ -7,10 +7,17 @@ import math
 from typing import Any
 
 from api import examples
+from tokenstone.wire import Iterations, RequestTimes
 
 START = 1.7e9
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 GPU = "NVIDIA H100 80GB HBM3"
+MODEL = {
+    "name": "mid-moe", "layers": 24, "dim": 2048, "vocabulary": 64_000, "ffn_dim": 8192,
+    "attention": {"kind": "latent", "heads": 16, "query_rank": 768, "kv_rank": 256, "nope_dim": 64, "rope_dim": 32,
+                  "value_dim": 64},
+    "experts": {"routed": 16, "shared": 1, "active": 4, "dim": 2048, "groups": 4, "active_groups": 2},
+}  # fmt: skip
 
 
 def must(response: Any) -> Any:
@@ -60,15 +67,16 @@ def finish(api: Any, run_id: str, run: dict[str, Any], facts: dict[str, Any], *,
 
 def windows(node: str) -> dict[str, Any]:
     """Four minutes of two accelerators and their host, a window every ten seconds."""
-    gauges = {"accel_busy_ratio": 0.9, "accel_memory_bandwidth_ratio": 0.4, "accel_power_watts": 540.0,
-              "accel_power_limit_watts": 700.0, "accel_memory_used_bytes": 6e10, "accel_memory_total_bytes": 8e10}  # fmt: skip
+    gauges = {
+        "accel_busy_ratio": 0.9, "accel_memory_bandwidth_ratio": 0.4, "accel_power_watts": 540.0,
+        "accel_power_limit_watts": 700.0, "accel_memory_used_bytes": 6e10, "accel_memory_total_bytes": 8e10,
+    }  # fmt: skip
+    host = {"host_memory_available_bytes": 4e11, "host_memory_total_bytes": 1e12}
     series = [{"metric": name, "device": f"GPU-{g}"} for g in range(2) for name in gauges]
     series += [{"metric": "accel_energy_joules_total", "device": f"GPU-{g}"} for g in range(2)]
-    series += [{"metric": "host_memory_available_bytes", "device": "host"},
-               {"metric": "host_memory_total_bytes", "device": "host"}]  # fmt: skip
-    host = {"host_memory_available_bytes": 4e11, "host_memory_total_bytes": 1e12}
-    columns: dict[str, list[Any]] = {name: [] for name in (
-        "series_index", "start_unix_seconds", "duration_seconds", "count", "mean", "minimum", "maximum", "delta")}  # fmt: skip
+    series += [{"metric": name, "device": "host"} for name in host]
+    names = ("series_index", "start_unix_seconds", "duration_seconds", "count", "mean", "minimum", "maximum", "delta")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     for k in range(24):
         for index, one in enumerate(series):
             value = (gauges | host).get(one["metric"])
@@ -94,7 +102,8 @@ def _devices() -> list[dict[str, Any]]:
 
 def training_run(cluster: str) -> dict[str, Any]:
     """A training on four devices: two pipeline ranks, two expert shards."""
-    spec = {**examples.RUN["spec"], "dtype": "bf16", "linear_precision": "fp8", "data": HOSTILE,
+    spec = {**examples.RUN["spec"], "preset": "mid-moe", "model": MODEL, "dtype": "bf16", "sequence_length": 4096,
+            "batch_sequences": 256, "linear_precision": "fp8", "data": HOSTILE,
             "layout": {"pipeline": 2, "experts": 2, "schedule": "ZBVZeroBubble", "micro_batches": 8}}  # fmt: skip
     return {"cluster": cluster, "spec": spec, "devices": _devices()}
 
@@ -118,18 +127,25 @@ def training_facts(slower: float = 1.0) -> dict[str, Any]:
             at += seconds
         return made
 
-    shares = {"data": 0.01, "forward": 0.24, "backward_input": 0.24, "backward_weight": 0.2, "optimizer": 0.05,
-              "dispatch": 0.05, "combine": 0.05, "gradient_reduction": 0.03, "pipeline_wait": 0.12, "other_work": 0.01}  # fmt: skip
+    shares = {
+        "data": 0.01, "forward": 0.24, "backward_input": 0.24, "backward_weight": 0.2, "optimizer": 0.05,
+        "dispatch": 0.05, "combine": 0.05, "gradient_reduction": 0.03, "pipeline_wait": 0.12, "other_work": 0.01,
+    }  # fmt: skip
     durations = [step * (1 + 0.02 * math.sin(k)) for k in range(20)]
     ranks = [
-        {"device": f"GPU-{g}", "part_seconds": {name: 20 * step * share for name, share in shares.items()},
-         "wait_seconds": 20 * step * 0.15, "busy_seconds": 20 * step * (0.86 - 0.02 * rank), "peak_memory_bytes": 6 * 10**10 + rank}
-        for rank, g in enumerate([0, 1, 0, 1])
+        {
+            "device": f"GPU-{rank % 2}", "wait_seconds": 20 * step * 0.15, "peak_memory_bytes": 6 * 10**10 + rank,
+            "part_seconds": {name: 20 * step * share for name, share in shares.items()},
+            "busy_seconds": 20 * step * (0.86 - 0.02 * rank),
+        }
+        for rank in range(4)
     ]  # fmt: skip
     collectives = [
-        ("all-to-all, dispatch", 320, 30.0, 4.0e11, 4.1e11, 24.0), ("all-to-all, combine", 320, 28.0, 8.0e11, 8.2e11, 24.0),
-        ("all-reduce", 80, 9.0, 1.2e11, 1.2e11, 8.0), ("send and receive", 1280, 40.0, 6.0e10, 0, 0.0),
-    ]  # fmt: skip
+        ("all-to-all, dispatch", 320, 30.0, 4.0e11, 4.1e11, 24.0),
+        ("all-to-all, combine", 320, 28.0, 8.0e11, 8.2e11, 24.0),
+        ("all-reduce", 80, 9.0, 1.2e11, 1.2e11, 8.0),
+        ("send and receive", 1280, 40.0, 6.0e10, 0, 0.0),
+    ]
     return {
         "kind": "training", "started_unix_seconds": START, "allocated_seconds": 55.0 + step * 20, "tokens": 20_000_000,
         "devices": [{"device": f"GPU-{rank % 2}", "phases": phases(rank)} for rank in range(4)],
@@ -154,35 +170,30 @@ def training_facts(slower: float = 1.0) -> dict[str, Any]:
 
 def serving_run(cluster: str) -> dict[str, Any]:
     """A serving on four devices with an objective."""
-    spec = {"kind": "inference", "preset": "cpu-tiny", "model": examples.RUN["spec"]["model"], "dtype": "bf16",
+    spec = {"kind": "inference", "preset": "mid-moe", "model": MODEL, "dtype": "bf16",
             "requests": 40, "input_tokens": 64, "output_tokens": 64, "max_batch": 4,
-            "traffic": {"arrival": "poisson", "rate": 4.0}, "objective": {"ttft_seconds": 0.5, "tpot_seconds": 0.1}}  # fmt: skip
+            "traffic": {"arrival": "poisson", "rate": 4.0},
+            "objective": {"ttft_seconds": 0.5, "tpot_seconds": 0.1}}  # fmt: skip
     return {"cluster": cluster, "spec": spec, "devices": _devices()}
 
 
 def serving_facts() -> dict[str, Any]:
     """Forty requests, four at a time."""
-    rows: dict[str, list[Any]] = {name: [] for name in (
-        "start_seconds", "duration_seconds", "model_seconds", "communication_seconds", "host_seconds", "flops", "bytes",
-        "prefill_flops", "recomputed_tokens", "requests", "request_tokens", "cache_used_ratio")}  # fmt: skip
-    requests: dict[str, list[Any]] = {name: [] for name in (
-        "arrival_seconds", "first_token_seconds", "end_seconds", "input_tokens", "cached_input_tokens", "output_tokens")}  # fmt: skip
+    rows: dict[str, list[Any]] = {name: [] for name in (*list(Iterations.model_fields)[:11], "cache_used_ratio")}
+    requests: dict[str, list[Any]] = {name: [] for name in list(RequestTimes.model_fields)[:6]}
     now = 6.0
     for group in range(10):
         members, begun = list(range(4 * group, 4 * group + 4)), now
         for k in range(64):
-            seconds = 0.4 if k == 0 else 0.05 + 0.002 * group
-            flops = 4e14 if k == 0 else 6e12 * (1 + group / 5)
-            row = (now, seconds, seconds * 0.8, seconds * 0.05, seconds * 0.1, flops, 6e10 if k == 0 else 5e10, flops if k == 0 else 0.0,
-                   0, members, [64 if k == 0 else 1] * 4, min(1.0, 0.2 + k / 100))  # fmt: skip
+            seconds, flops, moved = (0.05 + 0.002 * group, 6e12 * (1 + group / 5), 5e10) if k else (0.4, 2e14, 6e10)
+            row = (now, seconds, seconds * 0.85, seconds * 0.05, seconds * 0.1, flops, moved, 0.0 if k else flops, 0,
+                   members, [1 if k else 64] * 4, min(1.0, 0.2 + k / 100))  # fmt: skip
             for column, value in zip(rows.values(), row, strict=True):
                 column.append(value)
             now += seconds
         for n in members:
-            first = begun + 0.4
-            for column, value in zip(
-                requests.values(), (begun - 0.03 * (n % 4) * group, first, now, 64, 16, 64), strict=True
-            ):
+            entry = (begun - 0.03 * (n % 4) * group, begun + 0.4, now, 64, 16, 64)
+            for column, value in zip(requests.values(), entry, strict=True):
                 column.append(value)
         now += 0.3
     return {"kind": "inference", "started_unix_seconds": START, "allocated_seconds": now + 1.0, "device_count": 4,
