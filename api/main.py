@@ -21,6 +21,7 @@ from api.routes import (
     administration,
     catalogue_pages,
     catalogues,
+    compare_pages,
     comparisons,
     fleet,
     operation,
@@ -101,7 +102,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
     )
     errors.install(app)
     for part in (telemetry, runs, results, comparisons, reports, fleet, catalogues, administration, operation, pages,
-                 catalogue_pages, sign_in):  # fmt: skip
+                 catalogue_pages, compare_pages, sign_in):  # fmt: skip
         app.include_router(part.router)
     openapi.install(app, asks_for_keys=settings.needs_keys)
     return app

@@ -104,6 +104,45 @@ def _row(row: Any) -> RunRow:
     )  # fmt: skip
 
 
+class RunGroup(NamedTuple):
+    """The evaluated runs of one spec on one cluster: what compares as like with like."""
+
+    spec_id: str
+    cluster: str
+    kind: str
+    preset: str
+    runs: int
+
+
+def run_groups(session: Session, cluster: str | None) -> list[RunGroup]:
+    """Groups of evaluated runs, of a cluster or of all, those with the newest run first; at most 500."""
+    newest = func.max(Run.id).label("newest")
+    count = func.count(EvaluationRow.run.distinct())
+    query = (
+        select(Run.spec_id, Run.cluster, count, newest)
+        .join(EvaluationRow, EvaluationRow.run == Run.id)
+        .group_by(Run.spec_id, Run.cluster)
+        .order_by(newest.desc())
+        .limit(500)
+    )
+    rows = session.execute(query if cluster is None else query.where(Run.cluster == cluster)).all()
+    bodies = session.execute(select(Run.id, Run.spec).where(Run.id.in_([row.newest for row in rows]))).all()
+    read = {id_: json.loads(spec) for id_, spec in bodies}
+    return [RunGroup(spec_id, name, read[id_]["kind"], read[id_]["preset"], runs) for spec_id, name, runs, id_ in rows]
+
+
+def runs_of_group(session: Session, spec_id: str, cluster: str, *, limit: int) -> list[str]:
+    """Ids of the evaluated runs of a spec on a cluster, the newest first."""
+    query = (
+        select(Run.run_id)
+        .where(Run.spec_id == spec_id, Run.cluster == cluster)
+        .where(select(EvaluationRow.id).where(EvaluationRow.run == Run.id).exists())
+        .order_by(Run.id.desc())
+        .limit(limit)
+    )
+    return list(session.scalars(query))
+
+
 def known_clusters(session: Session, cluster: str | None) -> list[str]:
     """Clusters that have runs, by name; at most a thousand, for a list to choose from."""
     query = select(Run.cluster).distinct().order_by(Run.cluster).limit(1000)
