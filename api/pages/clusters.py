@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from api.pages.bars import Bar, stacked_bar
 from api.pages.environment import Site, address, cluster_address, render
-from api.pages.format import ago, count, decimals, fixed, money
+from api.pages.format import ago, count, decimals, fixed, money, percent
 from api.pages.palette import FLEET
 from api.store.evaluations import SpecFigures
 from api.views import ClusterView
@@ -65,7 +65,7 @@ def clusters_html(site: Site, found: Page[ClusterView], figures: Sequence[SpecFi
 
 
 def cluster_html(
-    site: Site,
+    site: Site | None,
     cluster: ClusterView,
     figures: Sequence[SpecFigures],
     nodes: Page[NodeView],
@@ -73,15 +73,20 @@ def cluster_html(
     *,
     now: float,
 ) -> str:
-    """Return the page of one cluster; `week`: its device-hours of the last seven days, None where none were seen."""
+    """Return the page of one cluster, or without a `site` a file that says the same.
+
+    `week`: its device-hours of the last seven days, None where none were seen.
+    """
     path = cluster_address(cluster.name)
+    latest = [workload_line(f) for f in figures]
     return render(
         "cluster.html.j2",
         site=site,
         cluster=cluster,
+        answer=_answer(cluster, latest, week),
         price=price_text(cluster.price),
         heard=ago(cluster.seen_unix_seconds, now),
-        latest=[workload_line(f) for f in figures],
+        latest=latest,
         week=week,
         week_bar=hours_bar("Last seven days", week) if week else None,
         nodes=[_node_line(node, now) for node in nodes.items],
@@ -117,6 +122,24 @@ def price_text(price: ClusterPrice | None) -> str:
     if price.usd_per_device_hour is not None:
         return f"{money(price.usd_per_device_hour)} per device-hour"
     return f"price book {price.price_book}" + (f", row {price.price_row}" if price.price_row else ", by hardware")
+
+
+def _answer(cluster: ClusterView, latest: Sequence[WorkloadLine], week: FleetTotal | None) -> str:
+    """What a token costs on the cluster and what idles there, in one sentence."""
+    told = next((line for line in latest if line.usd), None) or next(
+        (line for line in latest if line.device_seconds), None
+    )
+    if told is None:
+        sentence = f"What a token costs on {cluster.name} is not known"
+    else:
+        cost = told.usd or f"{told.device_seconds} device-seconds"
+        sentence = f"A million tokens of {told.preset} ({told.kind}) cost {cost} on {cluster.name}"
+        if told.score:
+            sentence += f", of which {told.score} % bought work at the hardware's limit"
+    if week is None or not week.hours.present:
+        return f"{sentence}."
+    idle = percent(week.hours.idle / week.hours.present).replace("%", " %")
+    return f"{sentence}; {idle} of its device-hours of the last seven days were idle."
 
 
 def _node_line(node: NodeView, now: float) -> NodeLine:

@@ -54,7 +54,7 @@ def group_key(group: RunGroup) -> str:
 
 
 def compare_html(
-    site: Site,
+    site: Site | None,
     groups: Sequence[RunGroup],
     picked: Picked,
     *,
@@ -62,7 +62,10 @@ def compare_html(
     comparison: Comparison | None = None,
     problem: TokenstoneError | None = None,
 ) -> str:
-    """Return the page: the form, the runs of a spec to choose from, the comparison or why there is none."""
+    """Return the page: the form, the runs of a spec to choose from, the comparison or why there is none.
+
+    Without a `site` it is a file that holds the comparison alone.
+    """
     clusters = Counter(group.spec_id for group in groups)
     groups = sorted(groups, key=lambda group: (-min(2, clusters[group.spec_id]), group.spec_id))
     return render(
@@ -78,6 +81,7 @@ def compare_html(
         problem=problem,
         swap=address("/compare", group_a=picked.group_b, group_b=picked.group_a, a=picked.runs_b, b=picked.runs_a),
         data=address("/v1/comparisons", a=picked.runs_a, b=picked.runs_b),
+        file=address("/v1/reports/comparison/html", a=picked.runs_a, b=picked.runs_b),
         enough=ENOUGH_RUNS,
     )
 

@@ -24,6 +24,7 @@ from api.pages.run_list import run_list_html
 from api.pages.unscored import unscored_html
 from api.routes.fleet import fleet_of
 from api.store.cluster_prices import Pricing
+from api.store.engine import Store
 from api.store.evaluations import latest_by_spec, latest_evaluation
 from api.store.fleet import device_days
 from api.store.inventory import get_cluster, page_of_clusters
@@ -74,6 +75,13 @@ def clusters(caller: Reader, store: StoreDep, now: NowDep, cursor: Cursor = None
 @router.get("/clusters/{cluster:path}")
 def cluster_page(cluster: str, caller: Reader, store: StoreDep, now: NowDep, cursor: Cursor = None) -> HTMLResponse:
     """One cluster: what its tokens cost, how its last seven days were spent, its nodes."""
+    return page(cluster_page_html(site(caller, "/clusters"), cluster, caller, store, now, cursor))
+
+
+def cluster_page_html(
+    frame: Site | None, cluster: str, caller: Caller, store: Store, now: float, cursor: str | None = None
+) -> str:
+    """The page of a cluster, in a frame or as a file. Raises NotFound, and NotAllowed for one that is not theirs."""
     caller.check_cluster(cluster, "cluster")
     last = today(now)
     with store.reading() as session:
@@ -84,7 +92,7 @@ def cluster_page(cluster: str, caller: Reader, store: StoreDep, now: NowDep, cur
             session, cluster=cluster, first_day=day_number(last - timedelta(days=6)), last_day=day_number(last), now=now
         )
         spent = fleet_totals(fleet_rows(days, Pricing(session, cluster, None)))
-    return page(cluster_html(site(caller, "/clusters"), found, figures, nodes, spent[0] if spent else None, now=now))
+    return cluster_html(frame, found, figures, nodes, spent[0] if spent else None, now=now)
 
 
 @router.get("/runs")
