@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from api.pages.bars import Bar, stacked_bar
 from api.pages.figures import Figure
 from api.pages.format import count, decimals, duration, fixed, money, percent, si
-from api.pages.palette import COMPUTE, HOST, IDEAL, IDLE, KERNEL, OUTSIDE, WAITING, Category
+from api.pages.palette import COMPUTE, HOST, IDEAL, IDLE, KERNEL, OUTSIDE, WAITING, Category, Hue
 from tokenstone.report import Section
 from tokenstone.run import TrainingSpec
 from tokenstone.training_detail import CollectiveBandwidth, TrainingDetail
 from tokenstone.wire import Part
 
-_PARTS: dict[Part, Category] = {
-    name: Category(name, hue, texture, "", label=label)
-    for name, hue, texture, label in (
-        ("forward", IDEAL, "", "forward"),
-        ("backward", COMPUTE, "", "backward"),
-        ("backward_input", COMPUTE, "stripes", "backward for inputs"),
-        ("backward_weight", COMPUTE, "dots", "backward for weights"),
-        ("optimizer", OUTSIDE, "", "optimizer"),
-        ("dispatch", WAITING, "", "dispatch of tokens"),
-        ("combine", WAITING, "stripes", "combination of tokens"),
-        ("gradient_reduction", KERNEL, "", "reduction of gradients"),
-        ("pipeline_wait", WAITING, "dots", "waiting for the pipeline"),
-        ("other_communication", KERNEL, "stripes", "other communication"),
-        ("data", HOST, "stripes", "data"),
-        ("other_work", IDLE, "", "other work"),
-    )
-}  # fmt: skip
+_LOOKS: tuple[tuple[Part, Hue, Literal["", "stripes", "dots"], str], ...] = (
+    ("forward", IDEAL, "", "forward"),
+    ("backward", COMPUTE, "", "backward"),
+    ("backward_input", COMPUTE, "stripes", "backward for inputs"),
+    ("backward_weight", COMPUTE, "dots", "backward for weights"),
+    ("optimizer", OUTSIDE, "", "optimizer"),
+    ("dispatch", WAITING, "", "dispatch of tokens"),
+    ("combine", WAITING, "stripes", "combination of tokens"),
+    ("gradient_reduction", KERNEL, "", "reduction of gradients"),
+    ("pipeline_wait", WAITING, "dots", "waiting for the pipeline"),
+    ("other_communication", KERNEL, "stripes", "other communication"),
+    ("data", HOST, "stripes", "data"),
+    ("other_work", IDLE, "", "other work"),
+)
+_PARTS = {name: Category(name, hue, texture, "", label=label) for name, hue, texture, label in _LOOKS}
 """How the parts of a step are drawn: related ones share a hue, as in the ledger."""
 
 
