@@ -10,7 +10,6 @@ from api.pages.bars import run_title
 from api.pages.format import count, money, si
 from tokenstone.evaluate import REASONS, Evaluation
 from tokenstone.report import Report, Section
-from tokenstone.reproduce import command
 from tokenstone.run import InferenceSpec, TrainingSpec
 from tokenstone.wire import RunDevice
 
@@ -37,7 +36,8 @@ class Source:
     spec: str
     """As JSON."""
     command: str
-    command_lacks: str
+    """Empty where no command does that work again."""
+    command_note: str
     roofline: list[tuple[str, str]]
     roofline_absent_reason: str
     measured_with: list[tuple[str, str]]
@@ -82,14 +82,13 @@ def price_components(report: Report) -> list[tuple[str, str]]:
 def _source(section: Section) -> Source:
     e = section.evaluation
     limit_codes = [c for c in e.validity if c in {"unknown_peak", "mixed_hardware"}]
-    line, lacks = command(section.run.spec)
     return Source(
         runs=run_title(section),
         nodes=_nodes(section.run.devices),
         layout=_layout(section.run.spec),
         spec=json.dumps(section.run.spec.model_dump(mode="json"), indent=1),
-        command=line,
-        command_lacks=lacks,
+        command=section.reproduce.command or "",
+        command_note=section.reproduce.note,
         roofline=_roofline(e),
         roofline_absent_reason="" if e.roofline else REASONS[limit_codes[0] if limit_codes else "unknown_peak"],
         measured_with=[(_words(key), _value(key, text)) for key, text in e.provenance.items() if key != _SAMPLE],

@@ -21,7 +21,6 @@ def report_html(report: Report, *, site: Site | None = None) -> str:
         report=report,
         is_valid=report.validity == ["valid"],
         created=utc(report.created_unix_seconds),
-        answer=answer(report),
         score="" if report.score is None else fixed(report.score, 1),
         cost=_cost(report),
         worst=CATEGORIES[worst.category] if worst else None,
@@ -37,22 +36,6 @@ def report_html(report: Report, *, site: Site | None = None) -> str:
         samples=samples(report),
         components=price_components(report),
     )
-
-
-def answer(report: Report) -> str:
-    """Return what a token costs here, and where the rest of the money went, in one sentence."""
-    amount, unit = _cost(report)
-    if not amount:
-        return f"Nothing can be said of what a token costs on {report.cluster}: {'; '.join(report.validity_notes)}."
-    takes = f"cost {amount}" if unit.startswith("per") else f"take {amount} device-seconds"
-    told = f"A million tokens {takes} on {report.cluster}"
-    if report.score is None:
-        return f"{told}; how much of that was at the hardware's limit is not known."
-    told += f", of which {fixed(report.score, 1)} % bought work at the hardware's limit"
-    worst = report.bottleneck
-    if worst is None:
-        return f"{told}."
-    return f"{told} and {percent(worst.share_ratio).replace('%', ' %')} went to {CATEGORIES[worst.category].title}."
 
 
 def _cost(report: Report) -> tuple[str, str]:

@@ -7,17 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
-from api.access import run_of
 from api.auth import Caller, Reader
-from api.comparing import compare_evaluations
+from api.comparing import compare_runs_of
 from api.deps import NowDep, StoreDep
 from api.leases import check_leases
 from api.pages.compare import Picked, compare_html
 from api.routes.pages import Text, page, site
-from api.scoring import evaluation_of
 from api.store.engine import Session
 from api.store.run_list import RunFilter, page_of_run_rows, run_groups, runs_of_group
-from api.views import Comparison
+from tokenstone.compare import Comparison
+from tokenstone.compare.published import PREFIX
 from tokenstone.errors import InvalidValue, NotAllowed, NotFound, TokenstoneError
 
 router = APIRouter(include_in_schema=False)
@@ -53,7 +52,7 @@ def compare_page(
             rows = [row for row in found if row.device_seconds_per_million_tokens is not None]
         if picked.runs_a or picked.runs_b or group_a or group_b:
             try:
-                comparison = _comparison(session, caller, picked)
+                comparison = _compared(session, caller, picked, now)
             except NotAllowed:
                 raise
             except TokenstoneError as error:
@@ -63,7 +62,9 @@ def compare_page(
 
 
 def _runs(session: Session, caller: Caller, group: str) -> list[str]:
-    """The runs of a group, the newest of them."""
+    """The runs of a group, the newest of them; or the published result that it names."""
+    if group.startswith(PREFIX):
+        return [group]
     spec_id, _, cluster = group.partition("@")
     if not cluster:
         return []
@@ -71,12 +72,11 @@ def _runs(session: Session, caller: Caller, group: str) -> list[str]:
     return runs_of_group(session, spec_id, cluster, limit=_MOST_RUNS)
 
 
-def _comparison(session: Session, caller: Caller, picked: Picked) -> Comparison:
-    sides = []
+def _compared(session: Session, caller: Caller, picked: Picked, now: float) -> Comparison:
+    """Raises what the page then says in place of a verdict."""
     for name, ids in (("A", picked.runs_a), ("B", picked.runs_b)):
         if not ids:
             raise NotFound(f"side {name} has no run with figures", where="query", hint="pick one below")
-        sides.append([evaluation_of(session, run_of(session, caller, run_id)) for run_id in dict.fromkeys(ids)])
     if set(picked.runs_a) == set(picked.runs_b):
         raise InvalidValue("both sides are the same runs", where="query", hint="pick another side below")
-    return compare_evaluations(*sides)
+    return compare_runs_of(session, caller, picked.runs_a, picked.runs_b, now=now)

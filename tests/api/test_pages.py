@@ -9,20 +9,31 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 from html_page import Page, check_form
-from page_world import HOSTILE, fill
+from page_world import HOSTILE, fill, training_run
 
 from api.main import create_app
 from api.pages.palette import PAPER_DARK, PAPER_LIGHT, contrast
 from api.settings import load_settings
+from tokenstone.wire import RunCreate
 
 NOW = 1.7e9 + 1000
 PAGES = [
     "/clusters", "/clusters/gpu/east", "/clusters/default", "/runs", "/runs?state=failed", "/runs?kind=inference",
     "/runs?cluster=nowhere", "/runs/train-a0", "/runs/serve-1", "/runs/unpriced", "/runs/unknown-peak",
     "/runs/does-not-balance", "/runs/hostile", "/runs/under-way", "/runs/failed", "/runs/only-created",
-    "/compare", "/fleet?start=2023-11-14&end=2023-11-15", "/fleet?start=2020-01-01&end=2020-01-01", "/hardware",
+    "/compare", "/compare?spec_id=SPEC", "/compare?group_a=SPEC@gpu/east&group_b=SPEC@gpu-west",
+    "/compare?group_a=SPEC@gpu/east&group_b=published:deepseek-v3-training", "/compare?a=serve-1&b=train-a1",
+    "/compare?a=train-a1&b=train-b1", "/compare?a=unpriced&b=unknown-peak", "/compare?a=does-not-balance&b=unpriced",
+    "/compare?a=failed&b=unpriced", "/compare?a=train-a1&b=train-a1", "/compare?group_a=nothing@nowhere",
+    "/v1/reports/cluster/html?cluster=gpu/east", "/v1/reports/html?run=train-a0&run=train-a1",
+    "/v1/reports/comparison/html?a=train-a1&a=train-a2&b=train-b1&b=train-b2",
+    "/fleet?start=2023-11-14&end=2023-11-15", "/fleet?start=2020-01-01&end=2020-01-01", "/hardware",
     "/hardware/h100-sxm", "/prices", "/registry", "/runs/nope",
 ]  # fmt: skip
+SPEC = RunCreate.model_validate(training_run("c") | {"run_id": "x"}).spec.spec_id
+PAGES = [path.replace("SPEC", SPEC) for path in PAGES]
+FILES = ("/v1/", "/runs/nope")
+"""Pages without navigation, or without a place in it."""
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
@@ -58,13 +69,18 @@ def page(client, path, status=200) -> Page:
 def test_every_page_is_inert_and_accessible(world, path):
     found = page(world, path, 404 if path == "/runs/nope" else 200)
     check_form(found)
-    assert found.targets()[0] == "#content", "the first thing that Tab reaches skips the navigation"
-    landmarks = [a.get("aria-label") for tag, a in found.tags if tag == "nav"]
-    assert landmarks[0] == "Pages"
+    if path.startswith("/v1/"):
+        assert found.targets() == [], "a file leads nowhere"
+    else:
+        assert found.targets()[0] == "#content", "the first thing that Tab reaches skips the navigation"
+        assert next(a.get("aria-label") for tag, a in found.tags if tag == "nav") == "Pages"
     current = [a["href"] for tag, a in found.tags if tag == "a" and a.get("aria-current") == "page"]
-    assert current == ([] if path == "/runs/nope" else ["/" + urlsplit(path).path.split("/")[1]])
-    assert "<script" not in found.text.replace(HOSTILE, "")
-    shown = found.text.split("What the model wrote")[0]
+    assert current == ([] if path.startswith(FILES) else ["/" + urlsplit(path).path.split("/")[1]])
+    shown = re.sub(
+        r"\d+ fields differ.*|Workload spec.*?Hash of the inputs|How the work differs.*?Where the",
+        "",
+        found.text.split("What the model wrote")[0],
+    )
     assert not re.search(r"\b(None|nan|inf|True|False|\d+e[+-]\d+)\b", shown)
 
 
@@ -193,6 +209,62 @@ def test_the_page_of_a_serving_shows_its_iterations_under_the_roofline(world):
 def test_fragments_of_a_run_stay_where_links_expect_them(world):
     ids = {a.get("id") for _, a in page(world, "/runs/train-a0").tags}
     assert {"result", "ledger", "bill", "runs", "provenance", "run1-pipeline", "run1-recovery", "run1-roofline"} <= ids
+
+
+# --- comparisons ----------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_leads_with_the_verdict_and_itemises_the_difference(world):
+    found = page(world, f"/compare?group_a={SPEC}@gpu/east&group_b={SPEC}@gpu-west")
+    assert re.search(r"A token on gpu-west costs 15\.1% more than on gpu/east", found.text)
+    assert "+15.1 %" in found.text
+    rows = {row[0]: row[2:] for row in found.table("Spent on")[1:]}
+    assert next(iter(rows)) == "kernel inefficiency", "the largest difference comes first"
+    total = [float(text.strip("+$−")) for text in rows.pop("Total")]
+    lines = [[float(text.strip("+$−")) for text in row] for row in rows.values()]
+    for column in range(3):
+        assert sum(row[column] for row in lines) == pytest.approx(total[column], abs=6e-5), "to what is printed"
+    assert total[1] - total[0] == pytest.approx(total[2], abs=2e-5)
+    assert found.term("Break-even price of B")[0].startswith("$1.74 per device-hour")
+    assert [text.split()[0] for text in found.term("Noise floor of A")] == ["±2.1"]
+
+
+def test_unlike_work_has_no_verdict_and_says_what_differs(world):
+    found = page(world, "/compare?a=serve-1&b=train-a1")
+    assert "No verdict: one side trained and the other served." in found.text
+    assert "not like with like" in found.text
+    assert ["kind", "inference", "training"] in found.table("Field")
+    assert found.term("Break-even price of B")[0].startswith("absent")
+
+
+def test_few_runs_are_too_few(world):
+    found = page(world, "/compare?a=train-a1&b=train-b1")
+    assert "too few to tell it from chance" in found.text
+    assert "a difference (p" not in found.text
+
+
+def test_a_published_result_is_labelled_as_published(world):
+    found = page(world, f"/compare?group_a={SPEC}@gpu/east&group_b=published:deepseek-v3-training")
+    assert "published, not measured" in found.text
+    assert "arXiv 2412.19437" in found.text
+    assert "$0.36" in found.text
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("a=train-a1&b=train-a1", "Both sides are the same runs"),
+        ("group_a=nothing@nowhere", "Side A has no run with figures"),
+        ("a=train-a1", "Side B has no run with figures"),
+        ("a=nope&b=train-a1", "There is no run 'nope'"),
+        ("a=failed&b=train-a1", "No run of this side has figures"),
+        ("a=train-a1&b=published:nothing", "Unknown published result 'nothing'"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_above_the_form(world, query, told):
+    found = page(world, f"/compare?{query}")
+    assert told in found.text
+    assert "Pick two sides" in found.text
 
 
 # --- clusters and catalogues ----------------------------------------------------------------------------------------
