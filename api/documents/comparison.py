@@ -73,7 +73,7 @@ def _itemised(c: Comparison) -> list[list[str]]:
     if c.itemised is None:
         return [title, [f"None: {plain(c.itemised_reason)}."]]
     split = c.itemised.total.time_effect is not None
-    unit = f"{c.itemised.currency} per million tokens" if c.itemised.unit == "money" else "device-seconds per million tokens"
+    unit = f"{c.itemised.currency or 'device-seconds'} per million tokens"
     rows = [
         [plain(line.title), figure(line.a), figure(line.b), signed(line.difference),
          *([signed(line.time_effect or 0.0), signed(line.price_effect or 0.0)] if split else [])]

@@ -1,4 +1,4 @@
-"""PDF: the Markdown document set for paper by WeasyPrint. No browser, no network, no script; the text can be searched."""
+"""PDF: the Markdown document set for paper by WeasyPrint. No browser, no network, no script; its text can be found."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def make_pdf(markdown: str) -> bytes:
     logging.getLogger("weasyprint").setLevel(logging.ERROR)
     body = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable("table").render(markdown)
     title = markdown.partition("\n")[0].lstrip("# ").replace("\\", "").replace("&", "&amp;").replace("<", "&lt;")
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>{body}</html>'
-    pdf: bytes = HTML(string=page, url_fetcher=_refuse).write_pdf()
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    pdf: bytes = HTML(string=f'<!doctype html><html lang="en">{head}{body}</html>', url_fetcher=_refuse).write_pdf()
     return pdf
 
 

@@ -36,9 +36,18 @@ def cluster_markdown(report: ClusterReport) -> str:
         [
             [f"# Cluster {plain(report.cluster)}"],
             [f"**{plain(report.answer)}**"],
-            [f"Made {utc(report.created_unix_seconds)}. Runs of one spec are like with like; others are not compared."],
+            [f"Made {utc(report.created_unix_seconds)}. Runs of one spec are like with like. `s` are device-seconds."],
             table(
-                ["workload", "spec", "runs", "$ per M tokens", "device-s per M tokens", "score", "tokens/s", "A/A floor"],
+                [
+                    "workload",
+                    "spec",
+                    "runs",
+                    "$ per M tokens",
+                    "s per M tokens",
+                    "score",
+                    "tokens/s",
+                    "A/A floor",
+                ],
                 [_workload(row) for row in report.workloads],
                 numbers_from=2,
             ),
@@ -91,7 +100,7 @@ def _section(section: Section) -> list[list[str]]:
         [*figures, f"- Energy: {energy}"],
         *_percentiles(section),
         ["### Resources"],
-        table(["resource", "mean", "p95", "held against"], panel),
+        table(["resource", "mean", "p95", "held against"], panel, texts_from=3),
         ["### Environment and provenance"],
         [f"- {plain(name)}: {plain(value)}" for name, value in section.environment.items()],
         [f"- inputs: {code(evaluation.inputs_hash)}", *(f"- {plain(text)}" for text in evaluation.conventions)],
@@ -129,10 +138,10 @@ def _workload(row: WorkloadRow) -> list[str]:
 
 def _workload_parts(row: WorkloadRow) -> list[list[str]]:
     worst = row.bottleneck
+    told = f"{worst.sentence[:1].upper()}{worst.sentence[1:]}." if worst else "No bottleneck is known."
     return [
         [f"## {plain(row.preset)} ({row.kind})"],
-        [f"Newest run: {plain(row.runs[0].run_id)}. " + (f"{worst.sentence[:1].upper()}{worst.sentence[1:]}." if worst else
-                                                         "No bottleneck is known.")],
+        [f"Newest run: {plain(row.runs[0].run_id)}. {told}"],
         bullets(row.missing),
-        block([row.reproduce.command]) if row.reproduce.command else [plain(row.reproduce.note) + "."],
-    ]  # fmt: skip
+        block([row.reproduce.command]) if row.reproduce.command else [f"{plain(row.reproduce.note)}."],
+    ]

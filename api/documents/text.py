@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-_ACTIVE = re.compile(r"[\\`*<\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)|(?<=https)(?=://)|(?<=http)(?=://)|@(?=\w)")
+_ACTIVE = re.compile(
+    r"[\\`*<\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)|(?<=https)(?=://)|(?<=http)(?=://)|@(?=\w)"
+)
 
 
 def plain(text: object) -> str:
@@ -30,16 +32,21 @@ def block(lines: Sequence[str]) -> list[str]:
     return ["```console", *(f"$ {' '.join(line.split())}" for line in lines), "```"]
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> list[str]:
-    """A table whose columns line up in the raw text too; columns from `numbers_from` on are set to the right."""
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_from: int = 1, texts_from: int = 99
+) -> list[str]:
+    """A table that lines up in the raw text too; from column `numbers_from` to `texts_from` it is set to the right."""
     cells = [list(heads), *[list(row) for row in rows]]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(heads))]
 
     def line(row: Sequence[str]) -> str:
-        padded = [c.rjust(w) if i >= numbers_from else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        padded = [
+            c.rjust(w) if numbers_from <= i < texts_from else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
         return f"| {' | '.join(padded)} |"
 
-    rule = ["-" * (w - 1) + ":" if i >= numbers_from else "-" * w for i, w in enumerate(widths)]
+    rule = ["-" * (w - 1) + ":" if numbers_from <= i < texts_from else "-" * w for i, w in enumerate(widths)]
     return [line(cells[0]), f"| {' | '.join(rule)} |", *(line(row) for row in cells[1:])]
 
 

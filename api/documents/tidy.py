@@ -1,13 +1,13 @@
 """Reports and comparisons as one tidy table (CSV): one figure a row, the same columns in every document.
 
-    document   report, cluster or comparison
-    subject    whom the figure is of: a run id, A, B, B/A, B-A, a spec id, or the document as a whole (empty)
-    section    verdict, metric, itemised, ledger, bill, panel, latency, curve, break_even, noise_floor, environment, ...
-    item       which figure of the section
-    unit       of `value`, `low` and `high`
-    value      the number; empty where it is absent, and `text` says why
-    low, high  ends of the 95 % interval
-    text       what is no number: names, sentences, reasons
+document   report, cluster or comparison
+subject    whom the figure is of: a run id, A, B, B/A, B-A, a spec id, or the document as a whole (empty)
+section    verdict, metric, itemised, ledger, bill, panel, latency, curve, break_even, noise_floor, environment, ...
+item       which figure of the section
+unit       of `value`, `low` and `high`
+value      the number; empty where it is absent, and `text` says why
+low, high  ends of the 95 % interval
+text       what is no number: names, sentences, reasons
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tokenstone.cluster_report import ClusterReport
-from tokenstone.compare import Comparison
+from tokenstone.compare import Comparison, MetricRatio, Side
+from tokenstone.compare.curve import ObjectiveCurve
+from tokenstone.compare.figures import METRICS
+from tokenstone.compare.itemise import ItemisedLine
 from tokenstone.report import Report, Section
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -63,45 +66,18 @@ def _cell(value: str | float | None) -> str:
 def _comparison(c: Comparison) -> Iterator[Figure]:
     kind, v = "comparison", c.verdict
     yield Figure(kind, "B/A", "verdict", v.answer, "ratio - 1", v.change_ratio, v.low, v.high, v.sentence)
-    for name, side in (("A", c.a), ("B", c.b)):
-        yield Figure(kind, name, "side", "title", text=side.title)
-        yield Figure(kind, name, "side", "source", text=side.published.source if side.published else side.source)
-        price = side.usd_per_device_hour
-        yield Figure(kind, name, "side", "price", f"{side.currency}/device-hour", price)
-        for run in side.runs:
-            for metric, value in run.figures.items():
-                yield Figure(kind, run.run_id, f"run of {name}", metric, value=value, text=run.spec_id)
-        for out in side.left_out:
-            yield Figure(kind, out.run_id, f"run of {name}", "left_out", text=out.reason)
+    yield from _side("A", c.a)
+    yield from _side("B", c.b)
     for m in c.metrics:
-        yield Figure(kind, "A", "metric", m.metric, m.unit, m.mean_a)
-        yield Figure(kind, "B", "metric", m.metric, m.unit, m.mean_b)
-        r = m.ratio
-        yield Figure(kind, "B/A", "metric", m.metric, "ratio", *((r.ratio, r.low, r.high) if r else ()), text=m.reason)
-        yield Figure(kind, "B/A", "p_value", m.metric, "probability", r.p_value if r else None)
-        yield Figure(kind, "B/A", "adjusted_p_value", m.metric, "probability", m.adjusted_p_value)
+        yield from _metric(m)
     for floor in c.noise_floor:
         yield Figure(kind, floor.side, "noise_floor", "cost", "ratio", floor.ratio, text=floor.reason or floor.method)
     if c.itemised:
-        unit = f"{c.itemised.currency or 's'}/Mtoken"
         for line in [*c.itemised.lines, c.itemised.total]:
-            yield Figure(kind, "A", "itemised", line.category, unit, line.a)
-            yield Figure(kind, "B", "itemised", line.category, unit, line.b)
-            yield Figure(kind, "B-A", "itemised", line.category, unit, line.difference)
-            if line.time_effect is not None:
-                yield Figure(kind, "B-A", "itemised_time_effect", line.category, unit, line.time_effect)
-                yield Figure(kind, "B-A", "itemised_price_effect", line.category, unit, line.price_effect)
-    b = c.break_even
-    yield Figure(kind, "B", "break_even", "price", "USD/device-hour", *((b.usd_per_device_hour, b.low, b.high) if b else ()),
-                 text=c.break_even_reason)  # fmt: skip
-    for name, value in c.tokens_per_dollar.items():
-        yield Figure(kind, name.upper(), "tokens_per_dollar", "tokens", "1/USD", value)
+            yield from _line(line, f"{c.itemised.currency or 's'}/Mtoken")
+    yield from _money(c)
     for curve in c.curves:
-        for p in curve.points:
-            at = f"{curve.quantity}<={p.limit_seconds:g}s"
-            yield Figure(kind, curve.side, "curve_usd", at, "USD/Mtoken", p.usd_per_million_tokens)
-            yield Figure(kind, curve.side, "curve_device_seconds", at, "s/Mtoken", p.device_seconds_per_million_tokens)
-            yield Figure(kind, curve.side, "curve_within", at, "ratio", p.within_ratio)
+        yield from _curve(curve)
     for section, found in (("spec", c.spec_differences), ("environment", c.environment_differences)):
         for d in found:
             yield Figure(kind, "A", f"{section}_difference", d.field, text=", ".join(d.a))
@@ -109,6 +85,59 @@ def _comparison(c: Comparison) -> Iterator[Figure]:
     for section, texts in (("missing", c.missing), ("note", c.notes), ("reproduce", c.reproduce)):
         for number, text in enumerate(texts, 1):
             yield Figure(kind, "", section, str(number), text=text)
+
+
+def _side(name: str, side: Side) -> Iterator[Figure]:
+    kind = "comparison"
+    yield Figure(kind, name, "side", "title", text=side.title)
+    yield Figure(kind, name, "side", "source", text=side.published.source if side.published else side.source)
+    yield Figure(kind, name, "side", "price", f"{side.currency}/device-hour", side.usd_per_device_hour)
+    for run in side.runs:
+        for metric, value in run.figures.items():
+            yield Figure(kind, run.run_id, f"run of {name}", metric, METRICS[metric].unit, value, text=run.spec_id)
+    for out in side.left_out:
+        yield Figure(kind, out.run_id, f"run of {name}", "left_out", text=out.reason)
+
+
+def _metric(m: MetricRatio) -> Iterator[Figure]:
+    kind, r = "comparison", m.ratio
+    yield Figure(kind, "A", "metric", m.metric, m.unit, m.mean_a)
+    yield Figure(kind, "B", "metric", m.metric, m.unit, m.mean_b)
+    if r is None:
+        yield Figure(kind, "B/A", "metric", m.metric, "ratio", text=m.reason)
+    else:
+        yield Figure(kind, "B/A", "metric", m.metric, "ratio", r.ratio, r.low, r.high, m.reason)
+        yield Figure(kind, "B/A", "p_value", m.metric, "probability", r.p_value)
+        yield Figure(kind, "B/A", "adjusted_p_value", m.metric, "probability", m.adjusted_p_value)
+
+
+def _money(c: Comparison) -> Iterator[Figure]:
+    kind, unit = "comparison", "USD/device-hour"
+    if b := c.break_even:
+        yield Figure(kind, "B", "break_even", "price", unit, b.usd_per_device_hour, b.low, b.high)
+    else:
+        yield Figure(kind, "B", "break_even", "price", unit, text=c.break_even_reason)
+    for name, value in c.tokens_per_dollar.items():
+        yield Figure(kind, name.upper(), "tokens_per_dollar", "tokens", "1/USD", value)
+
+
+def _line(line: ItemisedLine, unit: str) -> Iterator[Figure]:
+    kind = "comparison"
+    yield Figure(kind, "A", "itemised", line.category, unit, line.a)
+    yield Figure(kind, "B", "itemised", line.category, unit, line.b)
+    yield Figure(kind, "B-A", "itemised", line.category, unit, line.difference)
+    if line.time_effect is not None:
+        yield Figure(kind, "B-A", "itemised_time_effect", line.category, unit, line.time_effect)
+        yield Figure(kind, "B-A", "itemised_price_effect", line.category, unit, line.price_effect)
+
+
+def _curve(curve: ObjectiveCurve) -> Iterator[Figure]:
+    kind = "comparison"
+    for p in curve.points:
+        at = f"{curve.quantity}<={p.limit_seconds:g}s"
+        yield Figure(kind, curve.side, "curve_usd", at, "USD/Mtoken", p.usd_per_million_tokens)
+        yield Figure(kind, curve.side, "curve_device_seconds", at, "s/Mtoken", p.device_seconds_per_million_tokens)
+        yield Figure(kind, curve.side, "curve_within", at, "ratio", p.within_ratio)
 
 
 def _report(report: Report) -> Iterator[Figure]:
@@ -167,7 +196,7 @@ def _cluster(report: ClusterReport) -> Iterator[Figure]:
         yield Figure(kind, spec, "noise_floor", "cost", "ratio", floor.ratio, text=floor.reason or floor.method)
         for run in row.runs:
             for metric, value in run.figures.items():
-                yield Figure(kind, run.run_id, "run", metric, value=value, text=spec)
+                yield Figure(kind, run.run_id, "run", metric, METRICS[metric].unit, value, text=spec)
         yield Figure(kind, spec, "reproduce", "command", text=row.reproduce.command or row.reproduce.note)
     for out in report.left_out:
         yield Figure(kind, out.run_id, "run", "left_out", text=out.reason)

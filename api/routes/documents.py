@@ -45,7 +45,9 @@ def cluster_document(cluster: Cluster, form: FileForm, caller: Reader, store: St
     return _file(_cluster(cluster, caller, store, now), form, cluster)
 
 
-@router.get("/comparison/{form}", summary="Compare runs with runs, as a file", response_class=Response, responses=AS_FILE)
+@router.get(
+    "/comparison/{form}", summary="Compare runs with runs, as a file", response_class=Response, responses=AS_FILE
+)
 def comparison_document(a: Side, b: Side, form: FileForm, caller: Reader, store: StoreDep, now: NowDep) -> Response:
     """What GET /v1/comparisons says, as Markdown, CSV or PDF."""
     check_leases(store, now)
