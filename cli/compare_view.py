@@ -138,8 +138,9 @@ def _figures(c: Comparison) -> Table:
     for m in c.metrics:
         r = m.ratio
         interval = "" if r is None or r.low is None or r.high is None else f"{r.low:.3f} to {r.high:.3f}"
-        table.add_row(m.title.replace("million", "M"), _mean(m.mean_a, m), _mean(m.mean_b, m), "" if r is None else f"{r.ratio:.3f}", interval,
-                      _judged(m))  # fmt: skip
+        means = (_mean(m.mean_a, m), _mean(m.mean_b, m))
+        ratio = "" if r is None else f"{r.ratio:.3f}"
+        table.add_row(m.title.replace("million", "M"), *means, ratio, interval, _judged(m))
     return table
 
 
