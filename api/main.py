@@ -23,6 +23,7 @@ from api.routes import (
     catalogues,
     compare_pages,
     comparisons,
+    documents,
     fleet,
     operation,
     pages,
@@ -101,8 +102,8 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         count=metrics.count_request,
     )
     errors.install(app)
-    for part in (telemetry, runs, results, comparisons, reports, fleet, catalogues, administration, operation, pages,
-                 catalogue_pages, compare_pages, sign_in):  # fmt: skip
+    for part in (telemetry, runs, results, comparisons, reports, documents, fleet, catalogues, administration,
+                 operation, pages, catalogue_pages, compare_pages, sign_in):  # fmt: skip
         app.include_router(part.router)
     openapi.install(app, asks_for_keys=settings.needs_keys)
     return app

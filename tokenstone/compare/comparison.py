@@ -85,6 +85,8 @@ def compare_sides(
     both = {run.run_id for run in a.runs} & {run.run_id for run in b.runs}
     if both:
         raise InvalidValue(f"run {min(both)} is on both sides", where="query.b", hint="name each run once")
+    if a.title == b.title:
+        a, b = (side.model_copy(update={"title": f"{side.title} ({name})"}) for name, side in (("A", a), ("B", b)))
     why_not = refusal(a, b)
     published = bool(a.published or b.published)
     no_money = "" if a.currency == b.currency else f"different currencies: {a.currency} and {b.currency}"

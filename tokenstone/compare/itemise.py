@@ -9,7 +9,8 @@ Where each side has one price p, a line is p · s / 3600 with s device-seconds p
 Everything is worked out as exact fractions and then put on one binary grid, 2^-44 of the larger total. Numbers on the
 grid add up without any rounding, in any order: lines to totals, and both effects to the difference.
 
-Worked example: A costs $1.80 in 3,240 device-seconds at $2/h, of which 2,160 ideal; B 2,400 + 300 at $2.40/h.
+Worked example: A takes 3,240 device-seconds at $2 an hour, B 2,700 at $2.40. Both cost $1.80: the time has saved
+540 s at $2.20, which is $0.33, and the price has cost $0.40 on 2,970 s, which is $0.33 again.
 """
 
 from __future__ import annotations
