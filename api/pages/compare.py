@@ -19,6 +19,7 @@ from tokenstone.compare.itemise import Itemised, ItemisedLine
 from tokenstone.compare.published import PREFIX, published_results
 from tokenstone.errors import TokenstoneError
 
+FORMS = (("pdf", "PDF"), ("markdown", "Markdown"), ("csv", "CSV"))
 _LOOKS = {"A": "first", "B": "second"}
 _QUANTITIES = {"tpot": "time per output token", "ttft": "time to first token"}
 
@@ -155,6 +156,10 @@ def compare_html(
         swap=address("/compare", group_a=picked.group_b, group_b=picked.group_a, a=picked.runs_b, b=picked.runs_a),
         data=address("/v1/comparisons", a=picked.runs_a, b=picked.runs_b),
         file=address("/v1/reports/comparison/html", a=picked.runs_a, b=picked.runs_b),
+        forms=[
+            (address(f"/v1/reports/comparison/{form}", a=picked.runs_a, b=picked.runs_b), title)
+            for form, title in FORMS
+        ],
     )
 
 

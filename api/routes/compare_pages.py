@@ -22,6 +22,8 @@ from tokenstone.errors import InvalidValue, NotAllowed, NotFound, TokenstoneErro
 router = APIRouter(include_in_schema=False)
 
 _MOST_RUNS = 50
+_NEWEST_RUNS = 25
+"""Of a group: as many as a page reads in time. Single runs may be named up to `_MOST_RUNS` a side."""
 Group = Annotated[str, Query(max_length=300)]
 Runs = Annotated[list[str], Query(max_length=_MOST_RUNS)]
 
@@ -37,7 +39,7 @@ def compare_page(
     group_b: Group = "",
     spec_id: Text = "",
 ) -> HTMLResponse:
-    """Runs `a` against runs `b`; or all runs of a group (SPEC@CLUSTER) against those of another."""
+    """Runs `a` against runs `b`; or the newest runs of a group (SPEC@CLUSTER) against those of another."""
     check_leases(store, now)
     comparison, problem = None, None
     with store.reading() as session:
@@ -69,7 +71,7 @@ def _runs(session: Session, caller: Caller, group: str) -> list[str]:
     if not cluster:
         return []
     caller.check_cluster(cluster, "query.group")
-    return runs_of_group(session, spec_id, cluster, limit=_MOST_RUNS)
+    return runs_of_group(session, spec_id, cluster, limit=_NEWEST_RUNS)
 
 
 def _compared(session: Session, caller: Caller, picked: Picked, now: float) -> Comparison:
