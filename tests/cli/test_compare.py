@@ -178,6 +178,6 @@ def test_the_commands_of_the_page_are_commands():
     assert len(commands) >= 5
     for line in commands:
         name, *arguments = shlex.split(line.partition(" > ")[0])
-        get_command(app).commands[name].make_context(name, arguments)  # parses, and runs nothing
+        get_command(app).commands[name].make_context(name, [*arguments])  # parses, and runs nothing
         if "published:" in line:
             assert "published" in invoke(name, *arguments).stdout
