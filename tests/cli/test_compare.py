@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from pypdf import PdfReader
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli.documents import section_document, training_document
@@ -167,3 +170,14 @@ def test_two_published_results_stand_side_by_side():
         invoke("compare", "published:deepseek-v3-training", "published:deepseek-v3-step", "--json").stdout
     )
     assert found["verdict"]["answer"] == "published"
+
+
+def test_the_commands_of_the_page_are_commands():
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    commands = re.findall(r"^\$ tokenstone (.*)$", page, flags=re.MULTILINE)
+    assert len(commands) >= 5
+    for line in commands:
+        name, *arguments = shlex.split(line.partition(" > ")[0])
+        get_command(app).commands[name].make_context(name, [*arguments])  # parses, and runs nothing
+        if "published:" in line:
+            assert "published" in invoke(name, *arguments).stdout
