@@ -2,6 +2,10 @@
 
 Without authentication (the default on a loopback address) everybody is `LOCAL` and may do everything: keys are then
 not looked at. With it, each request brings `Authorization: Bearer KEY`, and the key says which scopes and cluster.
+
+A browser cannot send that header. It signs in once with a key (api/routes/sign_in.py) and then brings a cookie, which
+opens what reading opens and nothing else: no request that changes something is ever made by a cookie, so a page from
+elsewhere cannot make one either.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.secrets import prefix_of
 from api.store.engine import Store
-from api.store.keys import find_key
+from api.store.keys import find_key, find_session
 from tokenstone.errors import KeyNeeded, NotAllowed
 from tokenstone.wire import KeyScope, KeyView
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="apiKey", description="A key of `tokenstone key create`.")
+SESSION_COOKIE = "tokenstone_session"
 _HINT = "send `Authorization: Bearer KEY`; `tokenstone key create` makes one"
 
 
@@ -31,6 +36,8 @@ class Caller:
     name: str
     scopes: frozenset[KeyScope]
     cluster: str | None = None
+    has_session: bool = False
+    """Whether a browser's session says so, instead of the key itself."""
 
     def check_scope(self, scope: KeyScope) -> None:
         """Raise NotAllowed unless the caller may do what `scope` covers."""
@@ -70,12 +77,24 @@ async def _authenticated(
     if not request.app.state.settings.needs_keys:
         return LOCAL
     if credentials is None:
-        raise KeyNeeded("this service asks for an API key", where="header.Authorization", hint=_HINT)
+        return await run_in_threadpool(_signed_in, request)
     request.state.key = prefix_of(credentials.credentials)
     key = await run_in_threadpool(_key, request, credentials.credentials)
     if key is None:
         raise KeyNeeded("the API key is unknown, revoked or expired", where="header.Authorization", hint=_HINT)
     return Caller(key.prefix, frozenset(key.scopes), key.cluster)
+
+
+def _signed_in(request: Request) -> Caller:
+    store: Store = request.app.state.store
+    session_text = request.cookies.get(SESSION_COOKIE, "") if request.method in {"GET", "HEAD"} else ""
+    if session_text:
+        with store.reading() as session:
+            key = find_session(session, session_text, now=request.app.state.clock())
+        if key is not None:
+            request.state.key = key.prefix
+            return Caller(key.prefix, frozenset({KeyScope.READ}), key.cluster, has_session=True)
+    raise KeyNeeded("this service asks for an API key", where="header.Authorization", hint=_HINT)
 
 
 def _needs(scope: KeyScope) -> Callable[..., Awaitable[Caller]]:

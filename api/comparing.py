@@ -1,88 +1,92 @@
-"""Runs against runs: every figure that both sides have, each judged by Welch's t, all of them together by Holm."""
+"""From the ids of runs to a comparison: what the store knows of each run, and what it lacks."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from api.views import Comparison, MetricRatio
-from tokenstone.compare import compare_runs, holm
-from tokenstone.errors import Conflict, InvalidValue
+from api.access import run_of
+from api.auth import Caller
+from api.scoring import AnyFacts, why_no_facts
+from api.store.engine import Session
+from api.store.evaluations import find_facts, latest_evaluation
+from api.store.runs import view
+from tokenstone.compare import Comparison, LeftOut, Side, compare_sides, make_side, run_figures
+from tokenstone.compare.published import PREFIX, find_published
+from tokenstone.compare.side import published_side
+from tokenstone.errors import InvalidValue, NotFound
 from tokenstone.evaluate import Evaluation
-from tokenstone.wire import RunView
+from tokenstone.wire import InferenceFacts, RunView
 
-Side = Sequence[tuple[RunView, Evaluation]]
-
-METRICS: dict[str, Callable[[Evaluation], float | None]] = {
-    "score": lambda e: e.score,
-    "tokens_per_second": lambda e: e.tokens_per_second,
-    "device_seconds_per_million_tokens": lambda e: e.bill.device_seconds_per_million_tokens if e.bill else None,
-    "usd_per_million_tokens": lambda e: e.bill.usd_per_million_tokens if e.bill else None,
-}
-"""Figures of a run that are compared; b over a."""
+MOST_REQUESTS = 200_000
+"""Requests of all runs together beyond which no curves are drawn: reading them would take seconds."""
 
 
-def compare_evaluations(a: Side, b: Side) -> Comparison:
-    """Compare the runs of b with those of a by their latest evaluations.
+@dataclass
+class _Found:
+    """What the runs of both sides have beside their figures."""
 
-    Raises Conflict for runs of several specs, and InvalidValue for a side of several clusters or a run on both sides.
+    facts: dict[str, InferenceFacts] = field(default_factory=dict)
+    output_seconds: dict[str, float] = field(default_factory=dict)
+    requests: int = 0
+
+    def add(self, evaluation: Evaluation, facts: AnyFacts | None) -> None:
+        """Keep what a curve needs."""
+        if isinstance(facts, InferenceFacts) and evaluation.output_bill is not None:
+            self.facts[evaluation.run_id] = facts
+            self.output_seconds[evaluation.run_id] = evaluation.output_bill.device_seconds
+
+
+def compare_runs_of(session: Session, caller: Caller, a: Sequence[str], b: Sequence[str], *, now: float) -> Comparison:
+    """Compare the runs b with the runs a, by their ids; a side may be one published result, `published:KEY`.
+
+    Runs without figures are left out, with the reason. Raises NotFound for a run that is not there and for a side
+    without any figures, InvalidValue for a side of several clusters and a run on both.
     """
-    specs = {run.spec_id for run, _ in (*a, *b)}
-    if len(specs) > 1:
-        raise Conflict(
-            f"the runs are of {len(specs)} specs ({', '.join(sorted(specs))})",
-            where="query",
-            hint="only runs of one spec compare as like with like",
-        )
-    both = {run.run_id for run, _ in a} & {run.run_id for run, _ in b}
-    if both:
-        raise InvalidValue(f"run {min(both)} is on both sides", where="query.b", hint="name each run once")
-    ratios = [_ratio(name, figure, a, b) for name, figure in METRICS.items()]
-    judged = [m for m in ratios if m.ratio is not None and m.ratio.p_value is not None]
-    adjusted = dict(zip((m.metric for m in judged), holm([_p(m) for m in judged]), strict=True))
-    cluster_a, cluster_b = _cluster(a, "query.a"), _cluster(b, "query.b")
-    return Comparison(
-        spec_id=min(specs),
-        cluster_a=cluster_a,
-        cluster_b=cluster_b,
-        metrics=[m.model_copy(update={"adjusted_p_value": adjusted.get(m.metric)}) for m in ratios],
-        notes=_notes(cluster_a, cluster_b),
+    found = _Found()
+    sides = [_side(session, caller, list(dict.fromkeys(ids)), f"query.{name}", found)
+             for name, ids in (("a", a), ("b", b))]  # fmt: skip
+    return compare_sides(
+        *sides,
+        facts=found.facts,
+        output_seconds=found.output_seconds,
+        created_unix_seconds=now,
+        reproduce=[f"tokenstone compare {','.join(a)} {','.join(b)}"],
     )
 
 
-def _ratio(name: str, figure: Callable[[Evaluation], float | None], a: Side, b: Side) -> MetricRatio:
-    sides = [[figure(evaluation) for _, evaluation in side] for side in (a, b)]
-    values = [[v for v in side if v is not None] for side in sides]
-    reason, ratio = "", None
-    if len(values[0]) < len(a) or len(values[1]) < len(b):
-        reason = "not every run has this figure"
-    elif not all(math.isfinite(v) and v > 0 for v in (*values[0], *values[1])):
-        reason = "a figure of 0 has no ratio to anything"
-    else:
-        ratio = compare_runs(values[0], values[1])
-        reason = ratio.reason
-        if ratio.high is not None and not math.isfinite(ratio.high):
-            ratio, reason = None, "so few runs that differ so much bound nothing"
-    return MetricRatio(metric=name, a=values[0], b=values[1], ratio=ratio, adjusted_p_value=None, reason=reason)
+def compare_evaluations(a: Sequence[tuple[RunView, Evaluation]], b: Sequence[tuple[RunView, Evaluation]]) -> Comparison:
+    """Compare evaluated runs."""
+    return compare_sides(
+        make_side([run_figures(*each) for each in a], where="query.a"),
+        make_side([run_figures(*each) for each in b], where="query.b"),
+    )
 
 
-def _p(metric: MetricRatio) -> float:
-    assert metric.ratio is not None  # noqa: S101  chosen so
-    assert metric.ratio.p_value is not None  # noqa: S101
-    return metric.ratio.p_value
-
-
-def _cluster(side: Side, where: str) -> str:
-    clusters = {run.cluster for run, _ in side}
-    if len(clusters) > 1:
-        raise InvalidValue(f"runs of {len(clusters)} clusters on one side", where=where, hint="one cluster a side")
-    return min(clusters)
-
-
-def _notes(a: str, b: str) -> list[str]:
-    notes = ["the unit of replication is the run; ratios are b over a, of geometric means, with 95 % intervals (Welch)"]
-    if a != b:
-        notes.append(
-            "the sides are different clusters: the interval covers the luck of runs, not that of another day or node"
+def _side(session: Session, caller: Caller, ids: list[str], where: str, found: _Found) -> Side:
+    published = [name for name in ids if name.startswith(PREFIX)]
+    if published:
+        if len(ids) > 1:
+            raise InvalidValue("a published result stands alone on its side", where=where, hint="name it alone")
+        return published_side(find_published(published[0]))
+    figures, left_out = [], []
+    for run_id in ids:
+        run = run_of(session, caller, run_id)
+        evaluation = latest_evaluation(session, run)
+        if evaluation is None:
+            reason = f" ({run.reason})" if run.reason else ""
+            left_out.append(
+                LeftOut(run_id=run_id, reason=f"it is {run.state}{reason} and has no score: {why_no_facts(run.state)}")
+            )
+            continue
+        figures.append(run_figures(view(run), evaluation))
+        found.requests += evaluation.requests or 0
+        if evaluation.kind == "inference" and found.requests <= MOST_REQUESTS:
+            found.add(evaluation, find_facts(session, run))
+    if not figures:
+        raise NotFound(
+            f"no run of this side has figures: {'; '.join(f'run {out.run_id}: {out.reason}' for out in left_out)}",
+            where=where,
+            hint="name a run that is complete",
         )
-    return notes
+    return make_side(figures, left_out=left_out, where=where)

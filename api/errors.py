@@ -1,4 +1,4 @@
-"""Everything that goes wrong, as a problem document (RFC 9457)."""
+"""Everything that goes wrong, as a problem document (RFC 9457); for a browser, as a page that says the same."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import http
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
+from api.pages import PAGE_HEADERS
+from api.pages.problem import problem_html
 from tokenstone.errors import KeyNeeded, TokenstoneError
 from tokenstone.wire import Problem
 
@@ -22,6 +27,24 @@ log = structlog.get_logger()
 PROBLEM = "application/problem+json"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _MOST_ERRORS = 20
+
+
+class ProblemResponse(JSONResponse):
+    """A problem document, or, where a browser asks (`Accept: text/html`), a page."""
+
+    def __init__(self, document: Problem, headers: Mapping[str, str]) -> None:
+        super().__init__(document.model_dump(mode="json"), document.status, dict(headers), media_type=PROBLEM)
+        self._document, self._told = document, dict(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it in the form that was asked for."""
+        if "text/html" not in Headers(scope=scope).get("accept", ""):
+            await super().__call__(scope, receive, send)
+            return
+        query = scope.get("query_string", b"").decode("latin-1")
+        asked = quote(scope["path"]) + (f"?{query}" if query else "")
+        page = HTMLResponse(problem_html(self._document, asked), self.status_code, PAGE_HEADERS | self._told)
+        await page(scope, receive, send)
 
 
 def problem(
@@ -45,7 +68,7 @@ def problem(
         hint=hint,
         **members,
     )
-    return JSONResponse(document.model_dump(mode="json"), status, dict(headers or {}), media_type=PROBLEM)
+    return ProblemResponse(document, headers or {})
 
 
 def problem_of(error: TokenstoneError) -> JSONResponse:

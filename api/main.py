@@ -17,7 +17,22 @@ from api.housekeeping import house_kept
 from api.leases import leases_checked
 from api.log import configure_logging
 from api.metrics import ServiceMetrics
-from api.routes import administration, catalogues, comparisons, fleet, operation, reports, results, runs, telemetry
+from api.routes import (
+    administration,
+    catalogue_pages,
+    catalogues,
+    compare_pages,
+    comparisons,
+    documents,
+    fleet,
+    operation,
+    pages,
+    reports,
+    results,
+    runs,
+    sign_in,
+    telemetry,
+)  # fmt: skip
 from api.server import run_server, run_workers
 from api.settings import Settings, is_loopback
 from api.store.engine import Store, open_store
@@ -87,7 +102,8 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         count=metrics.count_request,
     )
     errors.install(app)
-    for part in (telemetry, runs, results, comparisons, reports, fleet, catalogues, administration, operation):
+    for part in (telemetry, runs, results, comparisons, reports, documents, fleet, catalogues, administration,
+                 operation, pages, catalogue_pages, compare_pages, sign_in):  # fmt: skip
         app.include_router(part.router)
     openapi.install(app, asks_for_keys=settings.needs_keys)
     return app

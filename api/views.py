@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from tokenstone.compare import RatioEstimate
 from tokenstone.cost import Bill
 from tokenstone.evaluate import Evaluation
 from tokenstone.run import WorkloadSpec
@@ -94,28 +93,6 @@ class PhaseView(_View):
     duration_seconds: float
     activity_seconds: dict[str, float]
     steps: int
-
-
-class MetricRatio(_View):
-    """One figure of the runs b against the runs a."""
-
-    metric: str
-    a: list[float]
-    b: list[float]
-    ratio: RatioEstimate | None
-    adjusted_p_value: float | None
-    """By Holm, over all figures that could be judged."""
-    reason: str
-
-
-class Comparison(_View):
-    """Runs against runs of one spec. The unit of replication is the run."""
-
-    spec_id: str
-    cluster_a: str
-    cluster_b: str
-    metrics: list[MetricRatio]
-    notes: list[str]
 
 
 class Health(_View):

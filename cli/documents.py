@@ -79,6 +79,7 @@ def section_document(section: Section) -> dict[str, Any]:
     evaluation = section.evaluation
     ledger, bill = evaluation.ledger, evaluation.bill
     document: dict[str, Any] = {
+        "kind": evaluation.kind,
         "run_id": evaluation.run_id,
         "spec_id": evaluation.spec_id,
         "state": section.run.state,
@@ -92,6 +93,8 @@ def section_document(section: Section) -> dict[str, Any]:
         "usd_per_million_tokens": bill.usd_per_million_tokens if bill else None,
         "device_seconds_per_million_tokens": bill.device_seconds_per_million_tokens if bill else None,
         "validity": evaluation.validity,
+        "run": section.run.model_dump(mode="json"),
+        "evaluation": evaluation.model_dump(mode="json"),
     }
     if evaluation.kind == "training":
         document |= {

@@ -10,9 +10,14 @@ from tokenstone.errors import NotWritable
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all; raises NotWritable."""
+    write_bytes_whole(path, text.encode())
+
+
+def write_bytes_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; raises NotWritable."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         raise NotWritable(f"cannot write: {error.strerror}", where=str(path), hint="choose another folder") from error

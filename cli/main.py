@@ -16,6 +16,7 @@ from cli import (
     bench,
     calc,
     catalogue,
+    compare,
     db,
     doctor,
     fleet,
@@ -26,6 +27,7 @@ from cli import (
     probe,
     project,
     record,
+    report,
     serve,
     serve_model,
     submit,
@@ -58,6 +60,8 @@ app.command("record")(record.command)
 app.command("probe")(probe.command)
 app.command("trace")(trace.command)
 app.command("project")(project.command)
+app.command("compare")(compare.command)
+app.command("report")(report.command)
 app.command("doctor")(doctor.command)
 app.add_typer(key.app, name="key")
 app.command("fleet")(fleet.command)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+Api = Annotated[str, typer.Option("--api", envvar="TOKENSTONE_API", help="URL of the service.")]
 Data = Annotated[
     Path, typer.Option("--data", envvar="TOKENSTONE_DATA", help="Folder for the store, the logs and the report.")
 ]

@@ -21,6 +21,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, RootModel, ValidationError
 
+from tokenstone.cluster_report import ClusterReport
+from tokenstone.compare import Comparison
 from tokenstone.cost import PriceBook
 from tokenstone.errors import InvalidFile, ServiceRefused, ServiceUnreachable
 from tokenstone.evaluate import Evaluation
@@ -49,7 +51,6 @@ from tokenstone.wire import (
 )
 
 Answer = TypeVar("Answer", bound=BaseModel)
-_Document = RootModel[dict[str, Any]]
 _PAUSE_SECONDS = 0.05
 _PAGE = 500
 
@@ -158,9 +159,9 @@ class Client:
         """Score a run again, with the windows and the price of now. A key makes a second attempt harmless."""
         return self._send(Evaluation, "POST", _run(run_id, "/scores"), price, idempotency_key)
 
-    def compare(self, a: Sequence[str], b: Sequence[str]) -> dict[str, Any]:
-        """Compare the runs of b with those of a: figures, ratios and intervals, as the service says them."""
-        return self._ask(_Document, "GET", "/v1/comparisons", params={"a": list(a), "b": list(b)}).root
+    def compare(self, a: Sequence[str], b: Sequence[str]) -> Comparison:
+        """Compare the runs of b with those of a; a side may be one published result, `published:KEY`."""
+        return self._ask(Comparison, "GET", "/v1/comparisons", params={"a": list(a), "b": list(b)})
 
     def add_price_book(self, book: PriceBook) -> PriceBook:
         """Add a version of a price book."""
@@ -173,6 +174,14 @@ class Client:
     def report_html(self, run_ids: Sequence[str]) -> str:
         """The report on some runs, as a page."""
         return self._request("GET", "/v1/reports/html", params={"run": list(run_ids)}).text
+
+    def cluster_report(self, cluster: str) -> ClusterReport:
+        """The report on a cluster by its workloads, as data."""
+        return self._ask(ClusterReport, "GET", "/v1/reports/cluster", params={"cluster": cluster})
+
+    def cluster_html(self, cluster: str) -> str:
+        """The report on a cluster, as a page."""
+        return self._request("GET", "/v1/reports/cluster/html", params={"cluster": cluster}).text
 
     # --- the fleet
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tokenstone.advice import Advice, advise
 from tokenstone.cost import Bill, Price, TokenKind, make_bill, output_seconds
+from tokenstone.course import Course, course
 from tokenstone.errors import InvalidValue
 from tokenstone.flops import AttentionCount, mfu, training_flops
 from tokenstone.latency import DEFINITIONS, Latencies, latencies, missed
@@ -120,6 +121,8 @@ class Evaluation(_Row):
     max_violation: float | None = None
     loss_first: float | None = None
     loss_last: float | None = None
+    course: Course | None = None
+    """How it went: over time, step by step, on the roofline, expert by expert."""
     roofline: dict[str, str | float | None] | None
     conventions: list[str]
     provenance: dict[str, str]
@@ -176,6 +179,7 @@ def evaluate(run: RunView, facts: Facts, *, windows: Sequence[WindowRow], price:
             "joules_reason": joules_reason,
             "exposed_communication_ratio": exposed / total if total else 0.0,
             "roofline": asdict(roofline) if roofline else None,
+            "course": course(facts),
             "provenance": facts.provenance,
             **figures,
         }

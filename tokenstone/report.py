@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from tokenstone.advice import Advice, combine
 from tokenstone.cost import Bill, Price, make_bill
 from tokenstone.evaluate import REASONS, Evaluation
-from tokenstone.score.bottleneck import Bottleneck, bottleneck, money
+from tokenstone.reproduce import Reproduction, reproduction
+from tokenstone.score.bottleneck import Bottleneck, bottleneck, money, seconds
 from tokenstone.score.efficiency import efficiency
 from tokenstone.wire import RunView
 
@@ -39,6 +40,10 @@ class Section(_Row):
     run: RunView
     evaluation: Evaluation
     headlines: list[Headline]
+    environment: dict[str, str] = {}
+    """Hardware, number of devices, limits, and what the run says of its software."""
+    reproduce: Reproduction = Reproduction(command=None)
+    """The command that does the same work again, scored at the same price."""
 
 
 class Report(_Row):
@@ -46,6 +51,8 @@ class Report(_Row):
 
     schema_version: int = SCHEMA_VERSION
     title: str
+    answer: str = ""
+    """What came out, in one sentence."""
     cluster: str
     created_unix_seconds: float
     score: float | None
@@ -70,19 +77,21 @@ class Report(_Row):
 def build_report(evaluated: Sequence[tuple[RunView, Evaluation]], *, created_unix_seconds: float) -> Report:
     """Make the report of one or several evaluated runs. All of them have the same price."""
     evaluations = [evaluation for _, evaluation in evaluated]
-    seconds = _sum([evaluation.ledger.seconds for evaluation in evaluations])
+    spent = _sum([evaluation.ledger.seconds for evaluation in evaluations])
     tokens = sum(evaluation.tokens.total for evaluation in evaluations)
     balanced = all(evaluation.ledger.balanced for evaluation in evaluations)
     bills = [bill for evaluation in evaluations for bill in _bills(evaluation)]
     price = next((bill.price for bill in bills if bill.price), None)
-    bill = make_bill(seconds, tokens, "all", price) if balanced else None
+    bill = make_bill(spent, tokens, "all", price) if balanced else None
     worst = bottleneck(bill) if bill else None
+    score = efficiency(e.ledger for e in evaluations) if all(e.score is not None for e in evaluations) else None
     codes = sorted({c for e in evaluations for c in e.validity if c != "valid"}) or ["valid"]
     return Report(
         title=" and ".join(dict.fromkeys(e.kind for e in evaluations)).capitalize(),
+        answer=_answer(evaluated, score, bill, worst),
         cluster=evaluated[0][0].cluster,
         created_unix_seconds=created_unix_seconds,
-        score=efficiency(e.ledger for e in evaluations) if all(e.score is not None for e in evaluations) else None,
+        score=score,
         bill=bill,
         bottleneck=worst,
         bottleneck_sentence=_sentence(bill, worst),
@@ -97,13 +106,51 @@ def build_report(evaluated: Sequence[tuple[RunView, Evaluation]], *, created_uni
         price=price,
         price_note=_price_note(price),
         bills=bills,
-        ledger_seconds=seconds,
+        ledger_seconds=spent,
         allocated_seconds=math.fsum(e.ledger.allocated_seconds for e in evaluations),
         sections=[
-            Section(kind=evaluation.kind, run=run, evaluation=evaluation, headlines=_headlines(evaluation))
+            Section(
+                kind=evaluation.kind,
+                run=run,
+                evaluation=evaluation,
+                headlines=_headlines(evaluation),
+                environment=environment(run, evaluation),
+                reproduce=reproduction(run.spec, price),
+            )
             for run, evaluation in evaluated
         ],
     )
+
+
+def environment(run: RunView, evaluation: Evaluation) -> dict[str, str]:
+    """What a run was made on and with: hardware, devices, limits, and its own word on software."""
+    hardware = sorted({device.hardware or device.model or "unknown" for device in run.devices})
+    nodes = {device.node for device in run.devices}
+    known = {
+        "hardware": ", ".join(hardware),
+        "devices": f"{len(run.devices):,} on {len(nodes):,} node{'s' if len(nodes) != 1 else ''}",
+    }
+    if evaluation.roofline:
+        peak = float(evaluation.roofline["peak_flops_per_second"] or 0) / 1e12
+        known["peak"] = f"{peak:,.4g} TFLOP/s {evaluation.roofline['dtype']} ({evaluation.roofline['provenance']})"
+    return known | evaluation.provenance
+
+
+def _answer(
+    evaluated: Sequence[tuple[RunView, Evaluation]], score: float | None, bill: Bill | None, worst: Bottleneck | None
+) -> str:
+    """What a token costs, how good that is, and where most of the rest went."""
+    cluster, number = evaluated[0][0].cluster, len(evaluated)
+    what = evaluated[0][0].run_id if number == 1 else f"{number} runs"
+    if bill is None:
+        return f"What a token costs on {cluster} is not known: the ledger of {what} does not balance or has no token."
+    if bill.usd_per_million_tokens is not None:
+        cost = f"costs {money(bill.usd_per_million_tokens)}"
+    else:
+        cost = f"takes {seconds(bill.device_seconds_per_million_tokens)} device-seconds"
+    marks = "" if score is None else f", at a score of {score:.1f} of 100"
+    most = f"; the largest part beyond ideal work is {worst.title}, {worst.share_ratio:.0%}" if worst else ""
+    return f"A million tokens {cost} on {cluster} ({what}){marks}{most}."
 
 
 def _sum(ledgers: Sequence[dict[str, float]]) -> dict[str, float]:

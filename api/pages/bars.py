@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from api.pages.format import decimals, fixed, money_decimals, percent
@@ -37,6 +37,8 @@ class Bar:
     amount: str
     segments: list[Segment]
     description: str
+    kind: str = "Ledger"
+    """What a reader who cannot see it is told that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,20 @@ def run_title(section: Section) -> str:
 def _bar(title: str, seconds: Mapping[str, float]) -> Bar:
     categories = shown(seconds)
     total = math.fsum(seconds[category.name] for category in categories)
+    amount = f"{fixed(total, decimals(total, digits=3))} device-seconds"
+    return stacked_bar(title, amount, [(category, seconds[category.name]) for category in categories])
+
+
+def stacked_bar(title: str, amount: str, parts: Sequence[tuple[Category, float]], *, kind: str = "Ledger") -> Bar:
+    """Return a bar of parts side by side, each as wide as its share of them all."""
+    total = math.fsum(value for _, value in parts)
     segments: list[Segment] = []
     left = 0.0
-    for category in categories:
-        ratio = seconds[category.name] / total
-        segments.append(_segment(category, left, ratio))
-        left += 100 * ratio
-    amount = f"{fixed(total, decimals(total, digits=3))} device-seconds"
-    return Bar(title, amount, segments, f"{amount}: {', '.join(segment.hint for segment in segments)}")
+    for category, value in parts:
+        if value > _NOISE * total:
+            segments.append(_segment(category, left, value / total))
+            left += 100 * value / total
+    return Bar(title, amount, segments, f"{amount}: {', '.join(segment.hint for segment in segments)}", kind)
 
 
 def _segment(category: Category, left: float, ratio: float) -> Segment:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from tokenstone.score.bottleneck import money
 
-__all__ = ["count", "decimals", "duration", "fixed", "money", "money_decimals", "percent", "si", "utc"]
+__all__ = ["ago", "count", "decimals", "duration", "fixed", "money", "money_decimals", "percent", "si", "utc"]
 
 _SI = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -103,6 +103,22 @@ def utc(unix_seconds: float) -> str:
     '2026-11-18 11:07:40 UTC'
     """
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def ago(unix_seconds: float | None, now: float) -> str:
+    """Write how long ago something was; a clock that is ahead reads as now.
+
+    >>> ago(940.0, 1000.0), ago(None, 1.0), ago(1e9, 1e9 + 200000)
+    ('1 min ago', 'never', '2 days ago')
+    """
+    if unix_seconds is None:
+        return "never"
+    seconds = max(0.0, now - unix_seconds)
+    for size, unit in ((86_400, "day"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            number = int(seconds // size)
+            return f"{count(number)} {unit}{'s' if unit == 'day' and number > 1 else ''} ago"
+    return "just now"
 
 
 def _three(value: float) -> str:

@@ -57,11 +57,13 @@ class Category:
     helps: str = ""
     short: str = ""
     """Told in a bar where the title does not fit."""
+    label: str = ""
+    """What it is called where that is not in the ledger's words."""
 
     @property
     def title(self) -> str:
         """What it is called, as in every other part of Tokenstone."""
-        return TITLES[self.name]
+        return self.label or TITLES[self.name]
 
 
 _ALL = (
@@ -126,6 +128,13 @@ _ALL = (
 )  # fmt: skip
 CATEGORIES: dict[str, Category] = {category.name: category for category in _ALL}
 """By name, in the order in which bars and bills show them: ideal first, related causes side by side."""
+
+FLEET = (
+    Category("busy", IDEAL, "", "a kernel was running", label="busy"),
+    Category("idle", IDLE, "", "the device was there, and nothing ran", label="idle"),
+    Category("unknown", IDLE, "stripes", "the agent was silent, or the driver does not tell", label="unknown"),
+)
+"""How the device-hours of a fleet divide."""
 
 
 def contrast(one: str, other: str) -> float:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from dataclasses import dataclass
 
 from api.pages.bars import run_title
 from api.pages.format import count, money, si
 from tokenstone.evaluate import REASONS, Evaluation
 from tokenstone.report import Report, Section
+from tokenstone.run import InferenceSpec, TrainingSpec
+from tokenstone.wire import RunDevice
 
 _SAMPLE = "sample"
 """Provenance key under which a run keeps text that its model generated."""
@@ -24,9 +28,16 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The provenance of one run, or of several that share it."""
+    """Where the figures of one run come from: its machine, its work, and what they were measured with."""
 
     runs: str
+    nodes: list[tuple[str, str]]
+    layout: str
+    spec: str
+    """As JSON."""
+    command: str
+    """Empty where no command does that work again."""
+    command_note: str
     roofline: list[tuple[str, str]]
     roofline_absent_reason: str
     measured_with: list[tuple[str, str]]
@@ -73,11 +84,44 @@ def _source(section: Section) -> Source:
     limit_codes = [c for c in e.validity if c in {"unknown_peak", "mixed_hardware"}]
     return Source(
         runs=run_title(section),
+        nodes=_nodes(section.run.devices),
+        layout=_layout(section.run.spec),
+        spec=json.dumps(section.run.spec.model_dump(mode="json"), indent=1),
+        command=section.reproduce.command or "",
+        command_note=section.reproduce.note,
         roofline=_roofline(e),
         roofline_absent_reason="" if e.roofline else REASONS[limit_codes[0] if limit_codes else "unknown_peak"],
         measured_with=[(_words(key), _value(key, text)) for key, text in e.provenance.items() if key != _SAMPLE],
         conventions=e.conventions,
         inputs_hash=e.inputs_hash,
+    )
+
+
+_MOST_NODES = 8
+
+
+def _nodes(devices: list[RunDevice]) -> list[tuple[str, str]]:
+    """Nodes and their devices; of many, the first, and how many more there are."""
+    by_node: dict[str, Counter[str]] = {}
+    for device in devices:
+        name = device.model or device.hardware or device.id
+        kind = f"{name} ({device.hardware})" if device.hardware and device.hardware != name else name
+        by_node.setdefault(device.node, Counter())[kind] += 1
+    shown = [
+        (node, ", ".join(f"{count(number)} × {kind}" for kind, number in kinds.items()))
+        for node, kinds in list(by_node.items())[:_MOST_NODES]
+    ]
+    rest = len(by_node) - len(shown)
+    return [*shown, (f"and {count(rest)} more", "")] if rest > 0 else shown
+
+
+def _layout(spec: TrainingSpec | InferenceSpec) -> str:
+    if isinstance(spec, InferenceSpec):
+        return ""
+    layout = spec.layout
+    return (
+        f"{count(layout.pipeline)} pipeline ranks × {count(layout.replicas)} replicas × {count(layout.experts)} expert "
+        f"shards, {layout.data_parallel}"
     )
 
 

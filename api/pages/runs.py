@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from api.pages.course import CoursePage, course_page
+from api.pages.figures import Figure
 from api.pages.format import count, decimals, duration, fixed, money, percent, utc
+from api.pages.training import TrainingPage, training_page
 from tokenstone.cost import Bill
 from tokenstone.evaluate import REASONS
 from tokenstone.latency import Percentiles
 from tokenstone.report import Section
 from tokenstone.run import AnySpec, InferenceSpec, JobSpec, TrainingSpec
 from tokenstone.score.panel import PanelRow
-from tokenstone.wire import RunDevice
+from tokenstone.wire import RunDevice, RunView
 
 ABSENT = "absent"
 """How a headline says that it has no value."""
@@ -24,17 +27,6 @@ _FACTORS = {
     "useful_work": "nothing done twice or in vain",
     "kernel": "how near the kernels come to the limit",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure and what it is; without a value, why."""
-
-    title: str
-    value: str
-    unit: str = ""
-    note: str = ""
-    absent_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +68,8 @@ class RunPage:
     latencies: list[LatencyRow]
     panel: list[PanelRow]
     beside: list[Figure]
+    course: CoursePage
+    training: TrainingPage | None
 
 
 def run_page(section: Section) -> RunPage:
@@ -89,7 +83,7 @@ def run_page(section: Section) -> RunPage:
         state=run.state.value,
         reason=run.reason,
         invalid_codes=invalid,
-        facts=_facts(section),
+        facts=run_facts(run, e.ledger.allocated_seconds / len(run.devices)),
         headlines=[*_headlines(section, why), _cost(e.bill, why)],
         factors=_factors(e.factors),
         factors_product="" if e.score is None else fixed(e.score / 100, 3),
@@ -97,16 +91,21 @@ def run_page(section: Section) -> RunPage:
         latencies=_latencies(section),
         panel=e.panel,
         beside=_beside(section),
+        course=course_page(section),
+        training=training_page(section),
     )
 
 
-def _facts(section: Section) -> list[Figure]:
-    run, spec = section.run, section.run.spec
-    held = section.evaluation.ledger.allocated_seconds / len(run.devices)
+def run_facts(run: RunView, held_seconds: float | None) -> list[Figure]:
+    """Return what a run is; `held_seconds`: for how long each device was held, None where that is not known."""
+    spec = run.spec
     started = None if run.started_unix_seconds is None else utc(run.started_unix_seconds)
+    held = Figure("Held for", "", absent_reason="the run has not told")
+    if held_seconds is not None:
+        held = Figure("Held for", duration(held_seconds), note="" if len(run.devices) == 1 else "each device")
     return [
         Figure("Devices", _devices(run.devices)),
-        Figure("Held for", duration(held), note="" if len(run.devices) == 1 else "each device"),
+        held,
         Figure("Started", started or "", absent_reason="" if started else "the run was never started"),
         Figure("Workload", _workload(spec)),
         Figure("Model", _model(spec)),

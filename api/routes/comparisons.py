@@ -6,29 +6,28 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.access import run_of
 from api.auth import Reader
-from api.comparing import compare_evaluations
+from api.comparing import compare_runs_of
 from api.deps import NowDep, StoreDep
 from api.leases import check_leases
 from api.openapi import GUARDED, problems
-from api.scoring import evaluation_of
-from api.views import Comparison
+from tokenstone.compare import Comparison
 
 router = APIRouter(prefix="/v1/comparisons", tags=["results"])
 
-Side = Annotated[list[str], Query(min_length=1, max_length=50, description="Ids of runs; one value each.")]
+Side = Annotated[
+    list[str],
+    Query(min_length=1, max_length=50, description="Ids of runs, one value each; or published:KEY alone."),
+]
 
 
-@router.get("", summary="Compare runs with runs", responses=GUARDED | problems(404, 409))
+@router.get("", summary="Compare runs with runs", responses=GUARDED | problems(404))
 def compare(a: Side, b: Side, caller: Reader, store: StoreDep, now: NowDep) -> Comparison:
-    """Ratio of each figure, b over a, with its interval, and whether it could be chance. Runs of one spec alone.
+    """The verdict in one sentence and what it rests on: ratios b over a with intervals, the difference itemised.
 
-    Below four runs a side nothing is called a difference.
+    Runs of different specs are both shown, with what differs and without a verdict. Below four runs a side nothing is
+    called a difference. A run without figures is left out, with the reason.
     """
     check_leases(store, now)
     with store.reading() as session:
-        sides = [
-            [evaluation_of(session, run_of(session, caller, run_id)) for run_id in dict.fromkeys(ids)] for ids in (a, b)
-        ]
-    return compare_evaluations(*sides)
+        return compare_runs_of(session, caller, a, b, now=now)

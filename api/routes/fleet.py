@@ -117,7 +117,7 @@ def read_fleet(
     Busy, idle and unknown add up to the hours for which accelerators were there. Unknown is not idle: the agent was
     silent. Money is by the price in force on each day (PUT /v1/cluster-prices), or by the one asked for.
     """
-    return _fleet(caller, store, now, cluster, start, end, _override(usd_per_device_hour, price_book, price_row))
+    return fleet_of(caller, store, now, cluster, start, end, _override(usd_per_device_hour, price_book, price_row))
 
 
 @router.get(
@@ -139,7 +139,7 @@ def fleet_page(
 ) -> HTMLResponse:
     """The same for people: one file without scripts."""
     override = _override(usd_per_device_hour, price_book, price_row)
-    return HTMLResponse(fleet_html(_fleet(caller, store, now, cluster, start, end, override)), headers=PAGE_HEADERS)
+    return HTMLResponse(fleet_html(fleet_of(caller, store, now, cluster, start, end, override)), headers=PAGE_HEADERS)
 
 
 def _override(usd: float | None, book: str | None, row: str | None) -> DatedPrice | None:
@@ -152,7 +152,7 @@ def _override(usd: float | None, book: str | None, row: str | None) -> DatedPric
     return DatedPrice(effective_from=date.min, usd_per_device_hour=usd, price_book=book, price_row=row)
 
 
-def _fleet(
+def fleet_of(
     caller: Caller,
     store: Store,
     now: float,
@@ -161,6 +161,7 @@ def _fleet(
     end: date | None,
     override: DatedPrice | None,
 ) -> Fleet:
+    """The fleet view that a caller asks for; the last seven days where they name none. Raises InvalidValue."""
     mine = caller.cluster_of_list(cluster)
     last = end or today(now)
     first = start or max(date.min + timedelta(days=6), last) - timedelta(days=6)

@@ -13,7 +13,10 @@ from api.deps import NowDep, StoreDep
 from api.leases import check_leases
 from api.openapi import GUARDED, problems
 from api.pages import PAGE_HEADERS
+from api.pages.compare import Picked, compare_html
 from api.pages.render import report_html
+from api.routes.comparisons import Side, compare
+from api.routes.pages import cluster_page_html
 from api.scoring import evaluation_of
 from api.store.engine import Store
 from tokenstone.errors import Conflict, InvalidValue
@@ -41,6 +44,31 @@ def report(runs: Runs, caller: Reader, store: StoreDep, now: NowDep) -> Report:
 def report_page(runs: Runs, caller: Reader, store: StoreDep, now: NowDep) -> HTMLResponse:
     """The same report for people: one file without scripts."""
     return HTMLResponse(report_html(_report(runs, caller, store, now)), headers=PAGE_HEADERS)
+
+
+@router.get(
+    "/comparison/html",
+    summary="Compare runs with runs, as a page",
+    response_class=HTMLResponse,
+    responses=GUARDED | {200: {"description": "A page that needs nothing else", "content": {"text/html": {}}}},
+)
+def comparison_file(a: Side, b: Side, caller: Reader, store: StoreDep, now: NowDep) -> HTMLResponse:
+    """What GET /v1/comparisons says, for people: one file without scripts."""
+    comparison = compare(a, b, caller, store, now)
+    return HTMLResponse(compare_html(None, [], Picked(runs_a=a, runs_b=b), comparison=comparison), headers=PAGE_HEADERS)
+
+
+@router.get(
+    "/cluster/html",
+    summary="Report on a cluster, as a page",
+    response_class=HTMLResponse,
+    responses=GUARDED | {200: {"description": "A page that needs nothing else", "content": {"text/html": {}}}},
+)
+def cluster_file(
+    cluster: Annotated[str, Query(max_length=200)], caller: Reader, store: StoreDep, now: NowDep
+) -> HTMLResponse:
+    """What its tokens cost by its latest runs, how its last seven days were spent, and its nodes."""
+    return HTMLResponse(cluster_page_html(None, cluster, caller, store, now), headers=PAGE_HEADERS)
 
 
 def _report(run_ids: list[str], caller: Caller, store: Store, now: float) -> Report:

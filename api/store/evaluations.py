@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from pydantic import TypeAdapter
@@ -120,14 +121,12 @@ class SpecFigures(NamedTuple):
     device_seconds_per_million_tokens: float | None
 
 
-def latest_by_spec(session: Session) -> list[SpecFigures]:
-    """For each cluster and spec, the latest evaluation of the latest run that has one."""
-    newest_run = (
-        select(func.max(EvaluationRow.run).label("run"))
-        .join(Run, Run.id == EvaluationRow.run)
-        .group_by(Run.cluster, Run.spec_id)
-        .subquery()
-    )
+def latest_by_spec(session: Session, clusters: Collection[str] | None = None) -> list[SpecFigures]:
+    """For each cluster (of these, or all) and spec, the latest evaluation of the latest run that has one."""
+    runs = select(func.max(EvaluationRow.run).label("run")).join(Run, Run.id == EvaluationRow.run)
+    if clusters is not None:
+        runs = runs.where(Run.cluster.in_(clusters))
+    newest_run = runs.group_by(Run.cluster, Run.spec_id).subquery()
     newest = (
         select(func.max(EvaluationRow.id).label("id"))
         .join(newest_run, newest_run.c.run == EvaluationRow.run)

@@ -7,7 +7,7 @@ import json
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.secrets import draw_key, is_secret_of, prefix_of
+from api.secrets import SESSION_SECONDS, draw_key, is_secret_of, is_session_of, prefix_of, read_session, session_of
 from api.store.paging import decode_cursor, make_page
 from api.store.tables import ApiKeyRow
 from tokenstone.errors import NotFound
@@ -41,6 +41,24 @@ def find_key(session: Session, text: str, *, now: float) -> KeyView | None:
     row = session.scalar(select(ApiKeyRow).where(ApiKeyRow.prefix == prefix))
     if row is None or not is_secret_of(text, row.salt, row.digest):
         return None
+    return _in_force(row, now)
+
+
+def begin_session(session: Session, key: KeyView, *, now: float) -> str:
+    """A session for a browser, by a key that was just found."""
+    return session_of(key.prefix, _row(session, key.prefix).digest, int(now) + SESSION_SECONDS)
+
+
+def find_session(session: Session, text: str, *, now: float) -> KeyView | None:
+    """The key of a session; None where there is none, the session is over, or its key is no longer in force."""
+    told = read_session(text)
+    if told is None or told[1] <= now:
+        return None
+    row = session.scalar(select(ApiKeyRow).where(ApiKeyRow.prefix == told[0]))
+    return _in_force(row, now) if row is not None and is_session_of(text, row.digest) else None
+
+
+def _in_force(row: ApiKeyRow, now: float) -> KeyView | None:
     expired = row.expires_unix_seconds is not None and row.expires_unix_seconds <= now
     return None if expired or row.revoked_unix_seconds is not None else _view(row)
 

@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, sync_playwright
 from postgresql_server import PostgreSQL
 from service_process import ServiceProcess
 
@@ -24,7 +26,7 @@ from tokenstone.wire import KeyCreate
 
 BOTH_DATABASES = {
     "test_ingest", "test_results", "test_runs", "test_retention", "test_faults", "test_db",
-    "test_fleet", "test_resources",
+    "test_fleet", "test_resources", "test_run_list",
 }  # fmt: skip
 """Test modules that run on SQLite and on PostgreSQL; with TOKENSTONE_TEST_ALL_ON_BOTH all do, which takes longer."""
 
@@ -37,6 +39,21 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The browser that is installed, one for the tests of a module."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser on PATH (looked for {', '.join(BROWSERS)})")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture
