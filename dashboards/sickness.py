@@ -1,4 +1,4 @@
-"""What makes a node sick, as one expression: a series of value 1 for each trouble, with the labels problem and detail."""
+"""What makes a node sick, as one expression: a series for each trouble, with the labels problem and detail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ _TROUBLES = (
 )
 
 SICK = "\nor ".join(_trouble(*trouble) for trouble in _TROUBLES)
-COUNT_SICK_NODES = (
-    f"count(count by (cluster, node) ({SICK}))\nor 0 * count(count by (cluster, node) (tokenstone_source_up{{{WHERE}}}))"
-)
+_AGENTS = f"count(count by (cluster, node) (tokenstone_source_up{{{WHERE}}}))"
+COUNT_SICK_NODES = f"count(count by (cluster, node) ({SICK}))\nor 0 * {_AGENTS}"
 """0 where agents are there and nothing is wrong; nothing where there is no agent."""

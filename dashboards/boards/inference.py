@@ -66,7 +66,8 @@ def make() -> Dashboard:
         ),
     ]  # fmt: skip
     columns = {
-        f"Value #{letter}": (name, "s") for letter, name in zip("ABCDE", ("Mean", "p50", "p90", "p95", "p99"), strict=True)
+        f"Value #{letter}": (name, "s")
+        for letter, name in zip("ABCDE", ("Mean", "p50", "p90", "p95", "p99"), strict=True)
     }
     waits = [
         tables(
