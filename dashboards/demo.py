@@ -101,9 +101,12 @@ def running(folder: Path, *, seconds: int = 900, run_every: float = 30.0) -> Ite
         prometheus = stack.enter_context(_prometheus(folder, service, serving))
         stack.enter_context(_repeating(0.5, lambda: _send("POST", f"{serving}/v1/completions", _REQUEST)))
         numbers = itertools.count(1)
-        time.sleep(max(0.0, began + demo_runs.SECONDS + 12 - time.time()))  # so that the agent has seen all of a run
-        _simulate(service, next(numbers))
-        stack.enter_context(_repeating(run_every, lambda: _simulate(service, next(numbers))))
+        until(lambda: _played(prometheus) > 0)
+        seen = _played(prometheus)
+        until(lambda: _played(prometheus) > seen + demo_runs.SECONDS + 2)  # so that the agent has seen all of a run
+        _simulate(service, next(numbers), now=_played(prometheus) - 2)
+        again = lambda: _simulate(service, next(numbers), now=_played(prometheus) - 2)  # noqa: E731
+        stack.enter_context(_repeating(run_every, again))
         yield Demo(prometheus, service, began)
 
 
@@ -194,10 +197,19 @@ def _repeating(seconds: float, act: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-def _simulate(service: str, number: int) -> None:
-    """Tell the service of a training on the recorded node."""
+def _played(prometheus: Prometheus) -> float:
+    """How far the recorded node has been played, by its own clock; raises OSError until it is scraped."""
+    found = prometheus.query('tokenstone_source_last_success_timestamp_seconds{source="nvml"}', at=time.time())
+    times = [float(series["value"][1]) for series in found if series["metric"]["node"] == "h100-node"]
+    if not times:
+        raise ConnectionError("the recorded node is not scraped yet")
+    return times[0]
+
+
+def _simulate(service: str, number: int, *, now: float) -> None:
+    """Tell the service of a training on the recorded node that ended at `now`."""
     devices = [name for name, has_counter in demo_machine.devices(GOLDEN).items() if has_counter]
-    run, facts = demo_runs.make(devices, number, now=time.time() - 6)
+    run, facts = demo_runs.make(devices, number, now=now)
     where = f"{service}/v1/runs/{run.run_id}"
     _send("POST", f"{service}/v1/runs", run.model_dump(mode="json"))
     _send("POST", f"{where}/state", {"state": "running"})

@@ -24,7 +24,7 @@ Move = Callable[[str, float], str]
 
 _PER_SECOND = {
     "accel_energy_joules_total": 640.0,
-    "accel_link_bytes_total": 41e9,
+    "accel_link_bytes_total": 2.0e11,
     "accel_throttled_seconds_total": 0.0,
     "accel_errors_total": 0.0,
 }
@@ -102,6 +102,8 @@ def _value(  # noqa: PLR0911  a table
         return value + held if metric == "accel_throttled_seconds_total" else float(seconds % 60 < 35)
     if metric == "accel_errors_total" and labels["type"] == "ecc_corrected" and index == "1":
         return value + seconds // 15
+    if labels.get("link") == "pcie":
+        return value + 1.2e9 * seconds if metric == "accel_link_bytes_total" else value
     if metric in _PER_SECOND:
         return value + (_IDLE_WATTS if index == _IDLE_INDEX and "energy" in metric else _PER_SECOND[metric]) * seconds
     if index == _IDLE_INDEX:

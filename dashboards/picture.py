@@ -6,6 +6,7 @@ the kinds of panel of dashboards/panels.py, their units, thresholds, stacking an
 
 from __future__ import annotations
 
+import math
 import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,18 +146,21 @@ def _clock(axes: Axes, asked: Asked) -> None:
 def _timeseries(axes: Axes, panel: Document, answers: list[list[Document]], asked: Asked) -> None:
     named, fixed = _named(panel, answers), _fixed(panel)
     stacked = panel["fieldConfig"]["defaults"]["custom"].get("stacking", {}).get("mode", "none") not in {"none", ""}
-    below: dict[float, float] = {}
+    grid = [asked.start + i * asked.step for i in range(int((asked.end - asked.start) / asked.step) + 1)]
+    below = [0.0] * len(grid)
     for number, (name, series) in enumerate(named):
-        color = fixed.get(name, PALETTE[number % len(PALETTE)])
-        points = [(float(t), float(v)) for t, v in series["values"]]
-        times = [t for t, _ in points]
+        color, label = fixed.get(name, PALETTE[number % len(PALETTE)]), name if number < 8 else None
+        points = {round(float(t), 1): float(v) for t, v in series["values"]}
+        values = [points.get(round(t, 1), math.nan) for t in grid]  # a gap stays a gap
         if stacked:
-            floor = [below.get(t, 0.0) for t in times]
-            below |= {t: below.get(t, 0.0) + v for t, v in points}
-            axes.fill_between(times, floor, [below[t] for t in times], color=color, alpha=0.8, linewidth=0,
-                              label=name if number < 8 else None)  # fmt: skip
+            there = [not math.isnan(value) for value in values]
+            above = [
+                floor + (value if known else 0.0) for floor, value, known in zip(below, values, there, strict=True)
+            ]
+            axes.fill_between(grid, below, above, where=there, color=color, alpha=0.8, linewidth=0, label=label)
+            below = above
         else:
-            axes.plot(times, [v for _, v in points], color=color, linewidth=1.1, label=name if number < 8 else None)
+            axes.plot(grid, values, color=color, linewidth=1.1, label=label)
     _clock(axes, asked)
     most = panel["fieldConfig"]["defaults"].get("max")
     largest = max((float(v) for _, series in named for _, v in series["values"]), default=0.0)
@@ -177,8 +181,9 @@ def _states(axes: Axes, panel: Document, answers: list[list[Document]], asked: A
     axes.set_ylim(len(named) - 0.5, -0.5)
     _clock(axes, asked)
     axes.tick_params(axis="x", labelsize=7.5)
-    text = "   ".join(f"■ {option['text']}" for option in mapped.values())
-    axes.text(0, -0.3, text, color=INK, size=7.5, transform=axes.transAxes)
+    for number, option in enumerate(mapped.values()):
+        axes.text(0.2 * number, -0.3, f"■ {option['text']}", color=colored(option["color"]), size=8,
+                  transform=axes.transAxes)  # fmt: skip
 
 
 def _stat(axes: Axes, panel: Document, answers: list[list[Document]], _asked: Asked) -> None:

@@ -186,7 +186,7 @@ def make() -> Dashboard:
                now(f"max by (node, source) (time() - tokenstone_source_last_success_timestamp_seconds{{{AGENT}}})"),
                now(f"max by (node, source) (tokenstone_source_duration_seconds{{{AGENT}}})"),
                columns={"node": ("Node", "none"), "source": ("Source", "none"), "Value #A": ("Up", "none"),
-                        "Value #B": ("Read", "s"), "Value #C": ("Took", "s")},
+                        "Value #B": ("Read ago", "s"), "Value #C": ("Took", "s")},
                sort="Took", size=(10, 10), steps={"Up": ((None, "red"), (1, "green"))}),
         timeseries("Age of the last reading", "Of the source that was read with success longest ago.", "s",
                    over_time(f"max by (node) (time() - tokenstone_source_last_success_timestamp_seconds{{{AGENT}}})",

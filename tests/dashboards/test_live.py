@@ -13,6 +13,7 @@ from dashboards.picture import draw, rows_of
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),  # a bench on a machine that has other things to do
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus"),
 ]
 NO_TARGETS = "global: {scrape_interval: 1s}\nscrape_configs: []\n"
@@ -43,11 +44,16 @@ def live(tmp_path_factory):
         yield running
 
 
+def empty_panels(live, name, **chosen):
+    board, asked = opened(name, live.prometheus, start=live.began, end=time.time(), **chosen)
+    return {title for (title, _), answer in answers(board, asked).items() if not answer}
+
+
 def test_every_panel_of_every_board_has_data(live):
-    for name in BOARDS:
-        board, asked = opened(name, live.prometheus, start=live.began, end=time.time())
-        empty = [where for where, answer in answers(board, asked).items() if not answer]
-        assert empty == [], f"{name}: {asked.values}"
+    assert {name: empty_panels(live, name) for name in BOARDS} == {
+        "fleet": set(), "node": set(), "inference": set(), "compare": set(),
+        "run": {"Not measured, and why"},  # of this run all was; the bench's run has that panel, see below
+    }  # fmt: skip
 
 
 def test_the_bench_is_on_the_board_of_runs(live):
@@ -56,10 +62,8 @@ def test_the_bench_is_on_the_board_of_runs(live):
         for series in live.prometheus.query('tokenstone_run_info{kind="training",cluster="local"}', at=time.time())
     }
     assert bench.startswith("bench-")
-    board, asked = opened("run", live.prometheus, start=live.began, end=time.time(), run=bench)
-    empty = {title for (title, _), answer in answers(board, asked).items() if not answer}
     # One process has no collectives, and a processor no energy counter.
-    assert empty == {"Collectives", "Energy per token"}
+    assert empty_panels(live, "run", run=bench) == {"Collectives", "Energy per token"}
 
 
 def test_figures_agree_with_the_service(live):
