@@ -38,8 +38,8 @@ types: $(VENV)/.dev-ready  ## types, strictly
 contracts: $(VENV)/.dev-ready  ## which package may import which
 	$(BIN)/lint-imports
 
-tests: $(VENV)/.dev-ready  ## all tests
-	$(BIN)/python -m pytest
+tests: $(VENV)/.dev-ready  ## all tests, a file at a time on each of three workers: most wait more than they compute
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 fast: $(VENV)/.dev-ready  ## the tests that take milliseconds
 	$(BIN)/python -m pytest -m "not slow"

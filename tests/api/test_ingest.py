@@ -56,9 +56,9 @@ def test_gzip_is_unpacked(api, batch, packed):
     ("content", "headers", "status"),
     [
         (b"no gzip at all", GZIP, 400),
-        (gzip.compress(b"{}")[:-6], GZIP, 400),
-        (gzip.compress(b"{}") + b"more", GZIP, 400),
-        (gzip.compress(b" " * 5_000_000), GZIP, 413),
+        (gzip.compress(b"{}", mtime=0)[:-6], GZIP, 400),
+        (gzip.compress(b"{}", mtime=0) + b"more", GZIP, 400),
+        (gzip.compress(b" " * 5_000_000, mtime=0), GZIP, 413),
         (b" " * 200_000, JSON, 413),
         (b"{}", JSON | {"Content-Encoding": "br"}, 415),
         (b'{"node": ', JSON, 400),

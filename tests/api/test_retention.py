@@ -23,8 +23,7 @@ COUNTER = {"metric": "accel_energy_joules_total", "device": "GPU-0"}
 
 
 @pytest.fixture
-def store(database, open_api):
-    open_api()
+def store(database, api):
     opened = connect(database)
     yield opened
     opened.close()

@@ -9,4 +9,6 @@ def marked():
     """Starts `tokenstone`; at the end no process of it may be left."""
     processes = Marked()
     yield processes
-    assert eventually(lambda: not processes.alive()), processes.alive()
+    left = {} if eventually(lambda: not processes.alive()) else processes.alive()
+    processes.kill()
+    assert not left

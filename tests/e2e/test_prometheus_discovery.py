@@ -60,7 +60,7 @@ def test_prometheus_discovers_agents_and_scrapes_all(marked, tmp_path, monkeypat
                 result = answer.get("data", {}).get("result", [])
                 return {tuple(sorted(r["metric"].items())): r["value"][1] for r in result}
 
-            assert eventually(lambda: list(query("up").values()) == ["1", "1"]), query("up")
+            assert eventually(lambda: list(query("up").values()) == ["1", "1"], 90), query("up")
             [(labels, _)] = query('up{job="agents"}').items()
             assert dict(labels) == {
                 "__name__": "up", "job": "agents", "instance": f"127.0.0.1:{agent_port}",
