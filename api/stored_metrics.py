@@ -15,9 +15,10 @@ from prometheus_client.registry import Collector
 from api.run_metrics import DETAIL, FAMILIES, Family, Figure, details, figures, ledger_ratios
 from api.store.cluster_prices import Pricing
 from api.store.engine import Session, Store
-from api.store.evaluations import Latest, evaluation_of, find_facts, latest_evaluations, newest_evaluation
+from api.store.evaluations import find_facts
 from api.store.fleet import device_days
 from api.store.inventory import nodes_seen
+from api.store.latest import Latest, evaluation_of, latest_evaluations, newest_evaluation
 from api.store.runs import count_by_state, get_run
 from tokenstone.evaluate import Evaluation
 from tokenstone.fleet import GONE_AFTER_SECONDS, SECONDS_PER_DAY, FleetRow, fleet_rows

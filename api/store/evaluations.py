@@ -111,48 +111,38 @@ def _scored(row: EvaluationRow) -> Scored:
     )
 
 
-class Latest(NamedTuple):
-    """The latest evaluation of a run, by its number, and the figures that are columns of it."""
+class SpecFigures(NamedTuple):
+    """The latest figures of one spec on one cluster, and the run that they are of."""
 
     run: RunView
-    number: int
     score: float | None
     usd_per_million_tokens: float | None
     device_seconds_per_million_tokens: float | None
 
 
-def newest_evaluation(session: Session) -> int:
-    """Number of the evaluation that was added last, 0 where there is none: a higher one says that there is news."""
-    return session.scalar(select(func.max(EvaluationRow.id))) or 0
-
-
-def latest_evaluations(session: Session, *, each: int, most: int) -> list[Latest]:
-    """The latest evaluation of each of the newest runs, the newest run first; bodies are not read.
-
-    At most `each` runs of a spec on a cluster, and `most` in all.
-    """
-    newest = select(func.max(EvaluationRow.id).label("id"), EvaluationRow.run).group_by(EvaluationRow.run).subquery()
-    rank = func.row_number().over(partition_by=(Run.cluster, Run.spec_id), order_by=Run.id.desc()).label("rank")
-    ranked = select(newest.c.id, newest.c.run, rank).join(Run, Run.id == newest.c.run).subquery()
+def latest_by_spec(session: Session) -> list[SpecFigures]:
+    """For each cluster and spec, the latest evaluation of the latest run that has one."""
+    newest_run = (
+        select(func.max(EvaluationRow.run).label("run"))
+        .join(Run, Run.id == EvaluationRow.run)
+        .group_by(Run.cluster, Run.spec_id)
+        .subquery()
+    )
+    newest = (
+        select(func.max(EvaluationRow.id).label("id"))
+        .join(newest_run, newest_run.c.run == EvaluationRow.run)
+        .group_by(EvaluationRow.run)
+        .subquery()
+    )
     query = (
         select(
             Run,
-            EvaluationRow.id,
             EvaluationRow.score,
             EvaluationRow.usd_per_million_tokens,
             EvaluationRow.device_seconds_per_million_tokens,
         )
-        .join(ranked, ranked.c.run == Run.id)
-        .join(EvaluationRow, EvaluationRow.id == ranked.c.id)
-        .where(ranked.c.rank <= each)
-        .order_by(Run.id.desc())
-        .limit(most)
+        .join(EvaluationRow, EvaluationRow.run == Run.id)
+        .join(newest, newest.c.id == EvaluationRow.id)
+        .order_by(Run.cluster, Run.spec_id)
     )
-    return [Latest(view(run), number, *figures) for run, number, *figures in session.execute(query)]
-
-
-def evaluation_of(session: Session, number: int) -> Evaluation:
-    """The evaluation of that number, which is there."""
-    return Evaluation.model_validate_json(
-        session.scalars(select(EvaluationRow.body).where(EvaluationRow.id == number)).one()
-    )
+    return [SpecFigures(view(run), *figures) for run, *figures in session.execute(query)]
