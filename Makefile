@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 SOURCES := tokenstone collector workloads api dashboards cli
 
-.PHONY: proto help bench test lint types contracts tests fast format golden docs clean
+.PHONY: dashboards proto help bench test lint types contracts tests fast format golden docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ golden: $(VENV)/.dev-ready  ## accept the present output as the golden files, af
 
 docs: $(VENV)/.dev-ready  ## regenerate the pages of docs/ that follow from the code
 	$(BIN)/python docs/generate.py
+
+dashboards: $(VENV)/.dev-ready  ## write the boards of dashboards/ as the JSON that Grafana reads
+	$(BIN)/python -m dashboards.generate
 
 proto: $(VENV)/.dev-ready  ## regenerate the messages of Kubernetes' kubelet
 	cd collector/sources/podresources && $(abspath $(BIN))/python -m grpc_tools.protoc -I. --python_out=. podresources.proto

@@ -91,7 +91,7 @@ def create_app(settings: Settings, *, clock: Callable[[], float] = time.time) ->
         docs_url=None,
         redoc_url=None,
     )
-    metrics = ServiceMetrics(store)
+    metrics = ServiceMetrics(store, clock)
     app.state.store, app.state.clock, app.state.metrics, app.state.settings = store, clock, metrics, settings
     app.add_middleware(BodyMiddleware, limit_bytes=settings.max_body_bytes)
     app.add_middleware(

@@ -6,10 +6,10 @@ Only panels of Grafana's core, and of them only options that Grafana 10 to 13 al
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, statetimeline, table, text
 from grafana_foundation_sdk.builders import barchart as bars
+from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, statetimeline, table, text
 from grafana_foundation_sdk.builders import timeseries as series
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as model
@@ -23,6 +23,7 @@ Steps = Sequence[tuple[float | None, str]]
 Size = tuple[int, int]
 """Width in columns of 24, height in rows of 30 pixels."""
 NO_DATA = "no data"
+_P = TypeVar("_P")
 PLAIN: Steps = ((None, "green"),)
 
 
@@ -30,10 +31,7 @@ def _targets(panel: Any, queries: Sequence[Query], *, as_table: bool = False) ->
     for number, query in enumerate(queries):
         target = prometheus.Dataquery().ref_id(chr(ord("A") + number)).expr(query.expression).datasource(DATA_SOURCE)
         target = target.instant() if query.instant else target.range()
-        if as_table:
-            target = target.format(PromQueryFormat.TABLE)
-        else:
-            target = target.legend_format(query.legend or "__auto")
+        target = target.format(PromQueryFormat.TABLE) if as_table else target.legend_format(query.legend or "__auto")
         panel.with_target(target)
 
 
@@ -42,9 +40,11 @@ def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
     return dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(made)
 
 
-def _dressed(panel: Any, title: str, meaning: str, unit: str, size: Size, steps: Steps) -> Any:
-    panel.title(title).description(meaning).datasource(DATA_SOURCE).unit(unit).span(size[0]).height(size[1])
-    return panel.thresholds(_thresholds(steps)).no_value(NO_DATA)
+def _dressed(panel: _P, title: str, meaning: str, unit: str, size: Size, steps: Steps) -> _P:
+    made: Any = panel
+    made.title(title).description(meaning).datasource(DATA_SOURCE).unit(unit).span(size[0]).height(size[1])
+    made.thresholds(_thresholds(steps)).no_value(NO_DATA)
+    return panel
 
 
 def _color(mode: model.FieldColorModeId) -> dashboard.FieldColor:

@@ -135,3 +135,9 @@ def get_spec(session: Session, spec_id: str, *, cluster: str | None) -> SpecView
     body = session.scalar(select(Run.spec).where(Run.id == first))
     assert body is not None  # noqa: S101  the row was just found
     return SpecView(spec_id=spec_id, spec=_SPEC.validate_json(body), runs=count)
+
+
+def nodes_seen(session: Session, *, since: float) -> list[tuple[str, str, float]]:
+    """(cluster, node, when its last batch arrived) of the nodes heard of since then."""
+    query = select(Node.cluster, Node.name, Node.seen_unix_seconds).where(Node.seen_unix_seconds >= since)
+    return [(cluster, node, seen) for cluster, node, seen in session.execute(query.order_by(Node.cluster, Node.name))]

@@ -67,7 +67,7 @@ def make() -> Dashboard:
             "spec. Choose one spec above, so that like is compared with like.", "percentunit",
             now(f"sum by (cluster, category) ({stored('tokenstone_spec_ledger_ratio', 'cluster, spec_id, category', SPEC)})"
                 f" / on (cluster) group_left () count by (cluster) (count by (cluster, spec_id) "
-                f"(tokenstone_spec_ledger_ratio{{{SPEC}}}))"),
+                f"(tokenstone_spec_ledger_ratio{{{SPEC}}})) > 1e-9"),
             across="cluster", within="category", colors=COLORS,
         ),
     ]  # fmt: skip

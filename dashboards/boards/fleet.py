@@ -76,11 +76,11 @@ def make() -> Dashboard:
             sort="Cost per M tokens", size=(24, 7),
         ),
         timeseries(
-            "Score", "Score of the latest evaluated run of each spec, of 100. A step is a new run.", "none",
+            "Score over time", "Score of the latest evaluated run of each spec, of 100. A step is a new run.", "none",
             over_time(stored("tokenstone_spec_score", SPEC), "{{cluster}} {{preset}} {{spec_id}}"),
         ),
         timeseries(
-            "Cost per million tokens", "Of the latest evaluated run of each spec that has a price: all tokens that it "
+            "Cost over time", "Per million tokens, of the latest evaluated run of each spec that has a price: all tokens that it "
             "trained, or read and wrote.", "currencyUSD",
             over_time(stored("tokenstone_spec_usd_per_million_tokens", SPEC), "{{cluster}} {{preset}} {{spec_id}}"),
         ),
@@ -117,7 +117,7 @@ def make() -> Dashboard:
     ]  # fmt: skip
     sick = [
         tables(
-            "Sick nodes",
+            "What is wrong",
             "What is wrong now, and on which device. Each trouble has an alert, with what to do: docs/runbooks.md.",
             now(SICK),
             columns={

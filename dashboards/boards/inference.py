@@ -66,7 +66,8 @@ def make() -> Dashboard:
         ),
     ]  # fmt: skip
     columns = {
-        f"Value #{letter}": (name, "s") for letter, name in zip("ABCDE", ("Mean", "p50", "p90", "p95", "p99"), strict=True)
+        f"Value #{letter}": (name, "s")
+        for letter, name in zip("ABCDE", ("Mean", "p50", "p90", "p95", "p99"), strict=True)
     }
     waits = [
         tables(
@@ -99,37 +100,19 @@ def make() -> Dashboard:
         ),
     ]  # fmt: skip
     engine = [
-        bargauges(
-            "The ledger", "Share of allocated device-time by category.", "percentunit",
-            now(
-                f"sort_desc(sum by (category) ({_of_run('tokenstone_run_ledger_device_seconds', 'category')}) / on () "
-                f"group_left () sum({_of_run('tokenstone_run_ledger_device_seconds', 'category')}) > 0)",
-                "{{category}}",
-            ),
-            steps=((None, "yellow"),), most=1.0, size=(8, 8),
-        ),
-        timeseries(
-            "Cost per million tokens, run after run", "Of the run of each spec evaluated last, by what bears the cost.",
-            "currencyUSD",
-            over_time(
-                stored("tokenstone_spec_usd_per_million_tokens", "cluster, preset, spec_id", SERVICE + ',kind="inference"'),
-                "{{cluster}} {{preset}} {{spec_id}}",
-            ),
-            size=(8, 8),
-        ),
         stats(
             "Batch", "Requests in an engine iteration: mean weighted by the iterations' time, and the largest.", "none",
-            now(_of_run("tokenstone_run_batch_requests", "statistic"), "{{statistic}}"), size=(4, 4), decimals=1,
+            now(_of_run("tokenstone_run_batch_requests", "statistic"), "{{statistic}}"), size=(6, 4), decimals=1,
             shows="value_and_name",
         ),
         stats(
             "Cache in use", "Pages of the cache that requests hold / all pages, weighted by the iterations' time.",
-            "percentunit", now(_of_run("tokenstone_run_cache_used_ratio", "statistic"), "{{statistic}}"), size=(4, 4),
+            "percentunit", now(_of_run("tokenstone_run_cache_used_ratio", "statistic"), "{{statistic}}"), size=(6, 4),
             decimals=1, shows="value_and_name",
         ),
         stats(
             "Input found in the cache", "Input tokens that a shared prefix had already computed / all input tokens.",
-            "percentunit", now(_of_run("tokenstone_run_cached_input_ratio")), size=(4, 4), decimals=1,
+            "percentunit", now(_of_run("tokenstone_run_cached_input_ratio")), size=(6, 4), decimals=1,
         ),
         stats(
             "Requests", "Requests of the run, and those that failed.", "none",
@@ -139,7 +122,25 @@ def make() -> Dashboard:
                 f"or 0 * {_of_run('tokenstone_run_requests')}",
                 "failed",
             ),
-            size=(4, 4), shows="value_and_name",
+            size=(6, 4), shows="value_and_name",
+        ),
+        bargauges(
+            "The ledger", "Share of allocated device-time by category.", "percentunit",
+            now(
+                f"sort_desc(sum by (category) ({_of_run('tokenstone_run_ledger_device_seconds', 'category')}) / on () "
+                f"group_left () sum({_of_run('tokenstone_run_ledger_device_seconds', 'category')}) > 1e-9)",
+                "{{category}}",
+            ),
+            steps=((None, "yellow"),), most=1.0, size=(12, 8),
+        ),
+        timeseries(
+            "Cost per million tokens, run after run", "Of the run of each spec evaluated last, by what bears the cost.",
+            "currencyUSD",
+            over_time(
+                stored("tokenstone_spec_usd_per_million_tokens", "cluster, preset, spec_id", SERVICE + ',kind="inference"'),
+                "{{cluster}} {{preset}} {{spec_id}}",
+            ),
+            size=(12, 8),
         ),
     ]  # fmt: skip
     serving = "tokenstone_serving"

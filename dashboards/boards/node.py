@@ -9,6 +9,7 @@ from dashboards.panels import states, stats, tables, timeseries
 from dashboards.queries import AGENT, DEVICE, now, over_time, rate
 
 IDLE = 'mode=~"idle|iowait"'
+ERRORS = "accel_errors_total"
 BY = "cluster, node, device"
 INDEX = f"max by ({BY}, index, model) (accel_info{{{DEVICE}}})"
 LEGEND = "{{node}} #{{index}}"
@@ -25,6 +26,10 @@ def _gauge(metric: str) -> str:
 
 def _mean(metric: str) -> str:
     return f"avg({_gauge(metric)})"
+
+
+def _errors(expression: str) -> str:
+    return f"sum by ({BY}, type) ({expression}) * on ({BY}) group_left (index) {INDEX}"
 
 
 def make() -> Dashboard:
@@ -83,7 +88,7 @@ def make() -> Dashboard:
         states("Clock limits in force", "By reason, on any of the chosen devices. A software power cap under load is usual; "
                "hardware and thermal reasons are not.",
                over_time(f"max by (node, reason) ({_gauge('accel_throttled_ratio')})", "{{node}} {{reason}}"),
-               names={"0": ("free", "green"), "1": ("held down", "red")}, size=(12, 9)),
+               names={"0": ("free", "green"), "1": ("in force", "orange")}, size=(12, 9)),
         timeseries("Time throttled", "Share of time in which a clock limit was in force, by reason, mean over the chosen "
                    "devices whose driver counts it.", "percentunit",
                    over_time(f"avg by (reason) ({rate('accel_throttled_seconds_total')})", "{{reason}}"), most=1.0,
@@ -153,14 +158,15 @@ def make() -> Dashboard:
     ]  # fmt: skip
     errors = [
         tables("Errors of devices", "Since each counter began, and in this time range. XIDs count since the agent started.",
-               now(f"sum by (node, device, type) ({_gauge('accel_errors_total')}) > 0"),
-               now(f"sum by (node, device, type) (increase({_gauge('accel_errors_total')}[$__range]))"),
-               columns={"node": ("Node", "none"), "device": ("Device", "none"), "type": ("Error", "none"),
+               now(_errors(_gauge(ERRORS)) + " > 0"),
+               now(f"{_errors(f'increase({_gauge(ERRORS)}[$__range])')} and on ({BY}, type) {_gauge(ERRORS)} > 0"),
+               columns={"node": ("Node", "none"), "index": ("#", "none"), "type": ("Error", "none"),
                         "Value #A": ("Ever", "none"), "Value #B": ("In this range", "none")},
                sort="In this range", size=(8, 9)),
         tables("Errors of ports and interfaces", "Since each counter began, and in this time range.",
                now(f"sum by (node, port, type) (rdma_errors_total{{{AGENT}}}) > 0"),
-               now(f"sum by (node, port, type) (increase(rdma_errors_total{{{AGENT}}}[$__range]))"),
+               now(f"sum by (node, port, type) (increase(rdma_errors_total{{{AGENT}}}[$__range])) and on (node, port, type) "
+                   f"rdma_errors_total{{{AGENT}}} > 0"),
                columns={"node": ("Node", "none"), "port": ("Port", "none"), "type": ("Error", "none"),
                         "Value #A": ("Ever", "none"), "Value #B": ("In this range", "none")},
                sort="In this range", size=(8, 9)),
@@ -173,10 +179,15 @@ def make() -> Dashboard:
         tables("Why metrics are absent", "What these nodes cannot give, and why. Absent is never zero.",
                now(f"count by (node, source, metric, reason) (tokenstone_metric_absent{{{AGENT}}})"),
                columns={"node": ("Node", "none"), "source": ("Source", "none"), "metric": ("Metric", "none"),
-                        "reason": ("Reason", "none")}, size=(16, 10)),
-        states("Sources", "Whether the agent could read each source.",
-               over_time(f"min by (node, source) (tokenstone_source_up{{{AGENT}}})", "{{node}} {{source}}"),
-               names={"0": ("down", "red"), "1": ("up", "green")}, size=(8, 10)),
+                        "reason": ("Reason", "none")}, size=(14, 10)),
+        tables("Sources", "Whether the agent could read each source (1) or not (0), how long ago it last could, and how long "
+               "that took. The software of a maker whose devices are not there is down, rightly.",
+               now(f"min by (node, source) (tokenstone_source_up{{{AGENT}}})"),
+               now(f"max by (node, source) (time() - tokenstone_source_last_success_timestamp_seconds{{{AGENT}}})"),
+               now(f"max by (node, source) (tokenstone_source_duration_seconds{{{AGENT}}})"),
+               columns={"node": ("Node", "none"), "source": ("Source", "none"), "Value #A": ("Up", "none"),
+                        "Value #B": ("Read ago", "s"), "Value #C": ("Took", "s")},
+               sort="Took", size=(10, 10), steps={"Up": ((None, "red"), (1, "green"))}),
         timeseries("Age of the last reading", "Of the source that was read with success longest ago.", "s",
                    over_time(f"max by (node) (time() - tokenstone_source_last_success_timestamp_seconds{{{AGENT}}})",
                              "{{node}}"), size=(8, 7)),

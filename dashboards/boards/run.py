@@ -9,7 +9,8 @@ from dashboards.ledger import COLORS, OUTSIDE_STEPS
 from dashboards.panels import Size, bargauges, matrix_bars, stats, tables, timeseries
 from dashboards.queries import RUN, SERVICE, now, over_time, stored
 
-OF_SPEC = "cluster, spec_id"
+DUST = "1e-9"
+"""What rounding leaves of a category that has no time."""
 SMALL: Size = (4, 4)
 
 
@@ -20,7 +21,7 @@ def _of_run(metric: str, by: str = "run_id") -> str:
 def _of_spec(metric: str, by: str) -> str:
     """A figure of the newest run of the chosen run's spec, as it was at each time."""
     chosen = f"group by (cluster, spec_id) (tokenstone_run_info{{{RUN}}} @ end())"
-    return f"{stored(metric, by, SERVICE)} and on (cluster, spec_id) {chosen}"
+    return f"{stored(metric, by, SERVICE)} > {DUST} and on (cluster, spec_id) {chosen}"
 
 
 def make() -> Dashboard:
@@ -55,52 +56,6 @@ def make() -> Dashboard:
             "Is it valid?", "`valid`, or why the score is not: reason codes of docs/methodology.md.", "none",
             now(f"max by (run_id, validity) (tokenstone_run_info{{{RUN}}})", "{{validity}}"), size=SMALL, shows="name",
         ),
-    ]  # fmt: skip
-    where = [
-        matrix_bars(
-            "The ledger through the run",
-            "Ten bars for ten equal parts of the run, first to last: how the device-time of each was spent. `compute` is "
-            "not divided here into ideal work and the rest, because that is known of the run as a whole only.",
-            "s",
-            now(stored("tokenstone_run_activity_device_seconds", "tenth, category", RUN)),
-            across="tenth", within="category", colors=COLORS,
-        ),
-        timeseries(
-            "The ledger of this spec, run after run",
-            "Shares of allocated device-time of the latest evaluated run of the same spec on the same cluster. A step is "
-            "a new run: what has become worse since?",
-            "percentunit",
-            over_time(_of_spec("tokenstone_spec_ledger_ratio", "cluster, spec_id, category"), "{{category}}"),
-            stacked="normal", most=1.0, colors=COLORS,
-        ),
-        bargauges(
-            "The bill, in money", "Cost per million tokens by category of the ledger; the lines add up to the cost. "
-            "Absent without a price.", "currencyUSD",
-            now(f"sort_desc({_of_run(usd, 'category')} > 0)", "{{category}}"),
-            steps=((None, "yellow"),),
-        ),
-        bargauges(
-            "The bill, in device-time", "Device-time per million tokens by category; the lines add up to the total.", "s",
-            now(
-                f"sort_desc({_of_run('tokenstone_run_bill_device_seconds_per_million_tokens', 'category')} > 0)",
-                "{{category}}",
-            ),
-            steps=((None, "yellow"),),
-        ),
-    ]  # fmt: skip
-    steps = [
-        matrix_bars(
-            "Step time through the run",
-            "Mean time of a counted step, in ten equal parts of the counted steps, first to last.", "s",
-            now(stored("tokenstone_run_step_seconds", "tenth, run_id", RUN)), across="tenth", within="run_id",
-            size=(8, 8), stacked="none",
-        ),
-        bargauges(
-            "Parts of a step", "Mean over ranks and counted steps. Where two threads work at once, the parts are more "
-            "than the step.", "s",
-            now(f"sort_desc({_of_run('tokenstone_run_step_part_seconds', 'part')} > 0)", "{{part}}"), size=(8, 8),
-            steps=((None, "blue"),),
-        ),
         stats(
             "Goodput: time in counted steps",
             "Share of allocated device-time that was neither start-up, recovery, checkpoint nor idle.", "percentunit",
@@ -120,6 +75,59 @@ def make() -> Dashboard:
         stats(
             "Tokens per second, start-up included", "Tokens of counted steps / allocated time: what the invoice sees.",
             "none", now(_of_run("tokenstone_run_tokens_per_second")), size=(4, 4),
+        ),
+        stats(
+            "Energy per token", "By the devices' own counters; absent unless every device of the run has one.", "joule",
+            now(_of_run("tokenstone_run_joules_per_token")), size=(4, 4),
+        ),
+        stats(
+            "Devices", "Devices that the run held.", "none", now(_of_run("tokenstone_run_devices")), size=(4, 4),
+        ),
+    ]  # fmt: skip
+    where = [
+        matrix_bars(
+            "The ledger through the run",
+            "Ten bars for ten equal parts of the run, first to last: how the device-time of each was spent. `compute` is "
+            "not divided here into ideal work and the rest, because that is known of the run as a whole only.",
+            "s",
+            now(f"{stored('tokenstone_run_activity_device_seconds', 'tenth, category', RUN)} > {DUST}"),
+            across="tenth", within="category", colors=COLORS,
+        ),
+        timeseries(
+            "The ledger of this spec, run after run",
+            "Shares of allocated device-time of the latest evaluated run of the same spec on the same cluster. A step is "
+            "a new run: what has become worse since?",
+            "percentunit",
+            over_time(_of_spec("tokenstone_spec_ledger_ratio", "cluster, spec_id, category"), "{{category}}"),
+            stacked="normal", most=1.0, colors=COLORS,
+        ),
+        bargauges(
+            "The bill, in money", "Cost per million tokens by category of the ledger; the lines add up to the cost. "
+            "Absent without a price.", "currencyUSD",
+            now(f"sort_desc({_of_run(usd, 'category')} > {DUST})", "{{category}}"),
+            steps=((None, "yellow"),),
+        ),
+        bargauges(
+            "The bill, in device-time", "Device-time per million tokens by category; the lines add up to the total.", "s",
+            now(
+                f"sort_desc({_of_run('tokenstone_run_bill_device_seconds_per_million_tokens', 'category')} > {DUST})",
+                "{{category}}",
+            ),
+            steps=((None, "yellow"),),
+        ),
+    ]  # fmt: skip
+    steps = [
+        matrix_bars(
+            "Step time through the run",
+            "Mean time of a counted step, in ten equal parts of the counted steps, first to last.", "s",
+            now(stored("tokenstone_run_step_seconds", "tenth, run_id", RUN)), across="tenth", within="run_id",
+            size=(12, 8), stacked="none",
+        ),
+        bargauges(
+            "Parts of a step", "Mean over ranks and counted steps. Where two threads work at once, the parts are more "
+            "than the step.", "s",
+            now(f"sort_desc({_of_run('tokenstone_run_step_part_seconds', 'part')} > 0)", "{{part}}"), size=(12, 8),
+            steps=((None, "blue"),),
         ),
     ]  # fmt: skip
     held = [
@@ -168,14 +176,7 @@ def make() -> Dashboard:
         tables(
             "Not measured, and why", "Resources of this run without a figure. Absent is not zero.",
             now(f"max by (resource, reason) (tokenstone_run_resource_absent{{{RUN}}})"),
-            columns={"resource": ("Resource", "none"), "reason": ("Reason", "none")}, size=(6, 9),
-        ),
-        stats(
-            "Energy per token", "By the devices' own counters; absent unless every device of the run has one.", "joule",
-            now(_of_run("tokenstone_run_joules_per_token")), size=(4, 4),
-        ),
-        stats(
-            "Devices", "Devices that the run held.", "none", now(_of_run("tokenstone_run_devices")), size=(4, 5),
+            columns={"resource": ("Resource", "none"), "reason": ("Reason", "none")}, size=(10, 9),
         ),
     ]  # fmt: skip
     return board(

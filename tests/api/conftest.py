@@ -26,7 +26,7 @@ from tokenstone.wire import KeyCreate
 
 BOTH_DATABASES = {
     "test_ingest", "test_results", "test_runs", "test_retention", "test_faults", "test_db",
-    "test_fleet", "test_resources", "test_run_list",
+    "test_fleet", "test_resources", "test_run_list", "test_metrics",
 }  # fmt: skip
 """Test modules that run on SQLite and on PostgreSQL; with TOKENSTONE_TEST_ALL_ON_BOTH all do, which takes longer."""
 

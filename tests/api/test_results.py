@@ -168,10 +168,10 @@ def test_scores_and_costs_are_gauges(api, end_run, batch):
     text = api.get("/metrics").text
     labels = 'cluster="default",kind="training",preset="cpu-tiny"'
     score = api.get("/v1/runs/train-2/score").json()
-    assert f"tokenstone_run_score{{{labels}" in text
+    assert f"tokenstone_spec_score{{{labels}" in text
     cost = score["bill"]["usd_per_million_tokens"]
     spec = score["spec_id"]
-    assert f'tokenstone_run_usd_per_million_tokens{{{labels},spec_id="{spec}"}} {cost}' in text
+    assert f'tokenstone_spec_usd_per_million_tokens{{{labels},spec_id="{spec}"}} {cost}' in text
     assert 'tokenstone_runs{cluster="default",state="complete"} 2.0' in text
     assert 'tokenstone_ingest_batches_total{status="duplicate"} 1.0' in text
     assert "tokenstone_ingest_windows_total 2.0" in text
@@ -180,9 +180,9 @@ def test_scores_and_costs_are_gauges(api, end_run, batch):
 def test_an_absent_figure_is_no_gauge(api, end_run):
     end_run(api, facts={name: value for name, value in examples.FACTS.items() if name != "probe"})
     text = api.get("/metrics").text
-    assert "tokenstone_run_score{" not in text
-    assert "tokenstone_run_usd_per_million_tokens{" not in text
-    assert "tokenstone_run_device_seconds_per_million_tokens{" in text
+    assert "tokenstone_spec_score{" not in text
+    assert "tokenstone_spec_usd_per_million_tokens{" not in text
+    assert "tokenstone_spec_device_seconds_per_million_tokens{" in text
 
 
 def test_the_service_is_alive_and_ready(api):
