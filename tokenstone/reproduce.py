@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tokenstone.cost import Price
 from tokenstone.model import CPU_SMALL, CPU_TINY, DEEPSEEK_V3, MOE_16B, ModelShape
-from tokenstone.run import InferenceSpec, TrainingSpec
+from tokenstone.run import AnySpec, InferenceSpec, JobSpec, TrainingSpec
 
 MODELS: dict[str, ModelShape] = {
     "cpu-tiny": CPU_TINY, "cpu-small": CPU_SMALL, "gpu-1": MOE_16B, "gpu-8": MOE_16B, "deepseek-v3": DEEPSEEK_V3,
@@ -34,7 +34,7 @@ class Reproduction(BaseModel):
     """What the command does not say, or why there is none."""
 
 
-def reproduction(spec: TrainingSpec | InferenceSpec, price: Price | None = None) -> Reproduction:
+def reproduction(spec: AnySpec, price: Price | None = None) -> Reproduction:
     """Return the command for a spec, scored at the same price.
 
     >>> spec = InferenceSpec(preset="cpu-tiny", model=CPU_TINY, dtype="fp32", requests=6, input_tokens=16,
@@ -42,6 +42,8 @@ def reproduction(spec: TrainingSpec | InferenceSpec, price: Price | None = None)
     >>> reproduction(spec).command
     'tokenstone bench --preset cpu-tiny'
     """
+    if isinstance(spec, JobSpec):
+        return Reproduction(command=None, note="a job of its owner's: its command is not recorded")
     endpoint = isinstance(spec, InferenceSpec) and bool(spec.endpoint_model)
     if not endpoint and spec.preset not in MODELS:
         return Reproduction(command=None, note=f"not a reference workload: {spec.preset!r} was run by its own program")

@@ -10,7 +10,7 @@ from api.pages.bars import run_title
 from api.pages.format import count, money, si
 from tokenstone.evaluate import REASONS, Evaluation
 from tokenstone.report import Report, Section
-from tokenstone.run import InferenceSpec, TrainingSpec
+from tokenstone.run import AnySpec, TrainingSpec
 from tokenstone.wire import RunDevice
 
 _SAMPLE = "sample"
@@ -115,8 +115,8 @@ def _nodes(devices: list[RunDevice]) -> list[tuple[str, str]]:
     return [*shown, (f"and {count(rest)} more", "")] if rest > 0 else shown
 
 
-def _layout(spec: TrainingSpec | InferenceSpec) -> str:
-    if isinstance(spec, InferenceSpec):
+def _layout(spec: AnySpec) -> str:
+    if not isinstance(spec, TrainingSpec):
         return ""
     layout = spec.layout
     return (
