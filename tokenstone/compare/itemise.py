@@ -6,8 +6,8 @@ Where each side has one price p, a line is p · s / 3600 with s device-seconds p
     p_b s_b - p_a s_a  =  (s_b - s_a) (p_a + p_b) / 2   +   (p_b - p_a) (s_a + s_b) / 2
                           what time has done                what the price has done
 
-Everything is worked out as exact fractions and then put on one binary grid, 2^-44 of the larger total. Numbers on the
-grid add up without any rounding, in any order: lines to totals, and both effects to the difference.
+Everything is worked out as exact fractions and then put on one binary grid, 2^-50 of the most device-seconds at the
+higher price. Numbers on the grid add up without any rounding, in any order: lines to totals, both effects to the rest.
 
 Worked example: A takes 3,240 device-seconds at $2 an hour, B 2,700 at $2.40. Both cost $1.80: the time has saved
 540 s at $2.20, which is $0.33, and the price has cost $0.40 on 2,970 s, which is $0.33 again.
@@ -24,7 +24,7 @@ from tokenstone.compare.side import Row, Side
 from tokenstone.cost import Bill
 from tokenstone.score.bottleneck import TITLES
 
-_GRID_BITS = 44
+_GRID_BITS = 50
 _HOUR = Fraction(3600)
 
 
@@ -66,7 +66,7 @@ def itemise(a: Side, b: Side, *, money: bool) -> Itemised | None:
     seconds = [_mean_seconds(found) for found in bills]
     rates = [Fraction(1) if p is None else p / _HOUR for p in prices]
     names = list(dict.fromkeys(name for side in seconds for name in side))
-    grid = _grid(max(sum(side.values()) * rate for side, rate in zip(seconds, rates, strict=True)))
+    grid = _grid(max(sum(side.values()) for side in seconds) * max(rates))  # no effect is larger than that
     lines = [_line(name, seconds, rates, grid) for name in names]
     lines.sort(key=lambda line: -abs(line.difference))
     return Itemised(
@@ -86,7 +86,7 @@ def _mean_seconds(bills: Sequence[Bill]) -> dict[str, Fraction]:
 
 
 def _grid(largest: Fraction) -> Fraction:
-    """A power of two that is 2^-44 of the largest figure."""
+    """A power of two that is 2^-50 of the largest figure: three bits are left for sums."""
     exponent = math.frexp(float(largest))[1] if largest else 0
     return Fraction(2) ** max(exponent - _GRID_BITS, -1000)
 
