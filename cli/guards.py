@@ -24,19 +24,35 @@ def only_one(data: Path) -> Iterator[None]:
         yield
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end us as Ctrl-C does: through every `finally`. A second one does not disturb that."""
 
     def interrupt(*_: object) -> None:
-        for number in numbers:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let a signal that comes meanwhile work at the end of the block: no process is started that nobody knows of."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda arrived, _: came.append(arrived)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])

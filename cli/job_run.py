@@ -10,7 +10,7 @@ from typing import TypeVar
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cli.guards import interrupted_by_signals
+from cli.guards import interrupted_by_signals, signals_held
 from tokenstone import hardware as catalogue
 from tokenstone.client import Client
 from tokenstone.errors import (
@@ -117,18 +117,19 @@ class JobRun:
         return 0
 
     def _attend(self, launcher: Sequence[str]) -> int:
+        process: subprocess.Popen[bytes] | None = None
         try:
-            process = subprocess.Popen(launcher, stdin=subprocess.DEVNULL)
-        except OSError as error:
-            raise InvalidValue(f"cannot be started: {error.strerror}", where=launcher[0]) from None
-        try:
+            with signals_held():
+                process = subprocess.Popen(launcher, stdin=subprocess.DEVNULL)
             while True:
                 try:
                     return process.wait(self.HEARTBEAT_SECONDS)
                 except subprocess.TimeoutExpired:
                     self._say_alive()
+        except OSError as error:
+            raise InvalidValue(f"cannot be started: {error.strerror}", where=launcher[0]) from None
         finally:
-            if process.poll() is None:
+            if process is not None and process.poll() is None:
                 process.terminate()
                 try:
                     process.wait(_END_SECONDS)

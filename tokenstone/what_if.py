@@ -275,12 +275,7 @@ def _schedule(base: Baseline, seconds: Seconds, schedule: PipelineSchedule) -> C
         raise InvalidValue(f"DualPipe on {base.pipeline} stages", where="--schedule", hint="it needs an even number")
     old = bubble_over_work(base.schedule, base.pipeline, base.micro_batches)
     new = bubble_over_work(schedule, base.pipeline, base.micro_batches)
-    if old == 0 and new > 0:
-        raise InvalidValue(
-            f"{base.schedule}'s own bubble is 0 in the closed form, so there is no proportion", where="--schedule"
-        )
-    factor = new / old if old else 1.0
-    return _scaled(seconds, {"pipeline_bubble": factor}), [
+    return _scaled(seconds, {"pipeline_bubble": new / old}), [
         f"the measured bubble changes as the closed forms do, {old:.3g} to {new:.3g} of the work, with "
         f"{base.pipeline} even stages, {base.micro_batches} micro-batches and F = I = W; forward and backward do not "
         "run at once; communication stays as exposed; memory is not checked"

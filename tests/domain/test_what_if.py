@@ -149,8 +149,7 @@ def test_the_schedule():
         after(training(pipeline=1), schedule="ZB1P")
     with pytest.raises(InvalidValue, match="even"):
         after(training(pipeline=5), schedule="DualPipe")
-    with pytest.raises(InvalidValue, match="proportion"):
-        after(training(schedule="ZBVZeroBubble"), schedule="1F1B")
+    assert after(training(schedule="ZBVZeroBubble"), schedule="1F1B")["pipeline_bubble"] == pytest.approx(6 * 6)
     assert bubble_over_work("1F1B", 8, 16) == pytest.approx(7 / 16)
 
 

