@@ -12,10 +12,11 @@ TOKENSTONE = [sys.executable, "-P", "-m", "cli"]
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_nothing(tmp_path):
+@pytest.mark.parametrize("keys", ["--authentication", "--no-authentication"])
+def test_schemathesis_finds_nothing(tmp_path, keys):
     pytest.importorskip("schemathesis")
     data = ["--data", str(tmp_path / "data")]
-    serve = [*TOKENSTONE, "serve", "--json", "--port", "0", "--authentication", *data]
+    serve = [*TOKENSTONE, "serve", "--json", "--port", "0", keys, *data]
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=log, text=True) as service,
@@ -24,11 +25,12 @@ def test_schemathesis_finds_nothing(tmp_path):
             url = service.stdout.readline().split('"')[3]
             create = [*TOKENSTONE, "key", "create", "--name", "test", "--scope", "admin", *data]
             key = subprocess.run(create, capture_output=True, text=True, check=True).stdout.strip()
+            header = ["-H", f"Authorization: Bearer {key}"] if keys == "--authentication" else []
             found = subprocess.run(
                 [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run",
-                 f"{url}/openapi.json", "-H", f"Authorization: Bearer {key}", "--checks", "all",
-                 "--max-examples", "2", "--seed", "1", "--phases", "examples,fuzzing,stateful",
-                 "--continue-on-failure", "--no-color", "--generation-database", "none"],
+                 f"{url}/openapi.json", *header, "--checks", "all", "--max-examples", "2", "--seed", "1",
+                 "--phases", "examples,fuzzing,stateful", "--continue-on-failure", "--no-color",
+                 "--generation-database", "none"],
                 capture_output=True, text=True, cwd=tmp_path, check=False,
                 env={**os.environ, "PYTHONWARNINGS": "ignore"},
             )  # fmt: skip
