@@ -126,9 +126,9 @@ def test_what_a_setup_needs_follows_from_the_formulas(scale):
     assert number(three_days) == pytest.approx(day * 100 * 3 * 126 / 1e9, rel=0.02)
     minutes = re.search(r"3 days: ([\d,]+) GB at 1,000", scale)[1]
     assert number(minutes) == pytest.approx(day / 6 * 1000 * 3 * 126 / 1e9, rel=0.02)
-    assert "29,200 / 77.5 = 376 nodes" in scale
-    assert int(29_200 / 77.5) == 376
-    assert int(29_200 / 775) == 37
+    assert "54,100 / 77.5 = 698 nodes" in scale
+    assert int(54_100 / 77.5) == 698
+    assert int(54_100 / 775) == 69
 
 
 def values_of(document, key: str) -> list:
