@@ -54,10 +54,10 @@ def test_prometheus_discovers_agents_and_scrapes_all(marked, tmp_path, monkeypat
 
             def query(expression: str) -> dict[tuple, str]:
                 try:
-                    answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}).json()
-                except httpx.TransportError:
+                    answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}).raise_for_status()
+                except httpx.HTTPError:  # not listening, or not ready yet
                     return {}
-                result = answer.get("data", {}).get("result", [])
+                result = answer.json()["data"]["result"]
                 return {tuple(sorted(r["metric"].items())): r["value"][1] for r in result}
 
             assert eventually(lambda: list(query("up").values()) == ["1", "1"], 90), query("up")
