@@ -37,7 +37,8 @@ def command(
     Needs an API key with the scopes ingest and read. Ends with the exit code of COMMAND where that is not 0.
     """
     from cli.documents import training_document  # noqa: PLC0415
-    from cli.job_run import JobRun, read_probe, read_spec, run_devices  # noqa: PLC0415
+    from cli.job_run import JobRun, run_devices  # noqa: PLC0415
+    from cli.workload_files import read_probe, read_spec  # noqa: PLC0415
     from tokenstone.client import Client  # noqa: PLC0415
     from tokenstone.cost import rental  # noqa: PLC0415
     from tokenstone.wire import PriceChoice, RunCreate  # noqa: PLC0415

@@ -5,16 +5,14 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import typer
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cli.guards import interrupted_by_signals, signals_held
+from cli.workload_files import read_facts
 from tokenstone import hardware as catalogue
 from tokenstone.client import Client
 from tokenstone.errors import (
-    InvalidFile,
     InvalidValue,
     NotFound,
     OperationError,
@@ -23,32 +21,10 @@ from tokenstone.errors import (
     WorkloadFailed,
 )
 from tokenstone.run import RunState, TrainingSpec
-from tokenstone.wire import Probe, RunChange, RunCreate, RunDevice, TrainingFacts
+from tokenstone.wire import Probe, RunChange, RunCreate, RunDevice
 
-Model = TypeVar("Model", bound=BaseModel)
 _END_SECONDS = 30
 """How long a launcher that was asked to end may take."""
-
-
-def read_spec(path: Path) -> TrainingSpec:
-    """Read a spec of training; raises InvalidFile."""
-    return _read(TrainingSpec, path, "a spec of training", "`tokenstone train --write-spec FILE` writes one")
-
-
-def read_probe(path: Path) -> Probe:
-    """Read a probe; raises InvalidFile."""
-    return _read(Probe, path, "a probe", "`tokenstone probe --json` prints one")
-
-
-def _read(model: type[Model], path: Path, what: str, hint: str) -> Model:
-    try:
-        return TypeAdapter(model).validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidFile(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"])) or "it"
-        raise InvalidFile(f"not {what}: {place}: {problem['msg']}", where=str(path), hint=hint) from None
 
 
 def run_devices(
@@ -148,7 +124,7 @@ class JobRun:
         hint = "rank 0 of the workload writes it; its --out must be on a file system that this node sees"
         if not path.is_file():
             raise WorkloadFailed("the job has ended well and left no facts", where=str(path), hint=hint)
-        facts = _read(TrainingFacts, path, "facts of a training", hint)
+        facts = read_facts(path)
         if probe is not None and facts.probe is None:
             facts = facts.model_copy(update={"probe": probe})
         self._client.put_facts(self._create.run_id, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,12 +11,8 @@ from cli import options
 from cli.output import JsonFlag, print_json, stdout
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from tokenstone.run import TrainingSpec
     from tokenstone.wire import RunCreate, TrainingFacts
-
-    Document = TypeVar("Document", bound=BaseModel)
 
 
 def command(
@@ -50,13 +46,14 @@ def command(
     from cli.documents import training_document  # noqa: PLC0415
     from cli.terminal import print_report  # noqa: PLC0415
     from cli.train_view import print_training  # noqa: PLC0415
+    from cli.workload_files import read_facts, read_probe, read_spec  # noqa: PLC0415
     from tokenstone.client import Client  # noqa: PLC0415
-    from tokenstone.run import RunState, TrainingSpec  # noqa: PLC0415
-    from tokenstone.wire import PriceChoice, Probe, RunChange, TrainingFacts  # noqa: PLC0415
+    from tokenstone.run import RunState  # noqa: PLC0415
+    from tokenstone.wire import PriceChoice, RunChange  # noqa: PLC0415
 
-    wanted, done = _read(TrainingSpec, spec), _read(TrainingFacts, facts)
+    wanted, done = read_spec(spec), read_facts(facts)
     if probe is not None:
-        done = done.model_copy(update={"probe": _read(Probe, probe)})
+        done = done.model_copy(update={"probe": read_probe(probe)})
     create = make_run(wanted, done, cluster=cluster, hardware=hardware, run_id=run_id)
     with Client(api) as client:
         if client.create_run(create).state is RunState.CREATED:
@@ -105,19 +102,3 @@ def make_run(
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise InvalidValue(problem["msg"], where=where, hint="see --help") from error
-
-
-def _read(kind: type[Document], path: Path) -> Document:
-    """Raises InvalidFile."""
-    from pydantic import ValidationError  # noqa: PLC0415
-
-    from tokenstone.errors import InvalidFile  # noqa: PLC0415
-
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidFile(f"cannot be read: {error.strerror or error}", where=str(path)) from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise InvalidFile(f"no {kind.__name__}: {place} {problem['msg']}", where=str(path)) from error

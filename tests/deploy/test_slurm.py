@@ -18,7 +18,8 @@ import pytest
 from e2e_support import eventually
 
 from api import examples
-from cli.job_run import read_spec, run_devices
+from cli.job_run import run_devices
+from cli.workload_files import read_spec
 from collector.sources.job_files import Job, read_jobs
 from tokenstone.client import Client
 from tokenstone.errors import TokenstoneError
