@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from tokenstone.run import InferenceSpec, JobSpec, TrainingSpec
 from tokenstone.score.bottleneck import Bottleneck, bottleneck
 from tokenstone.score.dollar_weighted import dollar_weighted_utilization
 from tokenstone.score.efficiency import efficiency
+from tokenstone.score.energy import energy
 from tokenstone.score.factors import factors
 from tokenstone.score.panel import PanelRow, telemetry_rows
 from tokenstone.training_detail import TrainingDetail, training_detail
@@ -154,9 +154,8 @@ def evaluate(run: RunView, facts: Facts, *, windows: Sequence[WindowRow], price:
     weighted, weighted_reason = dollar_weighted_utilization(
         price.components if price else None, {row.resource: row.mean_ratio for row in panel}
     )
-    joules, joules_reason = _joules_per_token(inside, run, tokens.total)
-    if joules is not None and isinstance(facts, InferenceFacts) and not _bracketed(windows, facts):
-        joules, joules_reason = None, REASONS["energy_not_bracketed"]
+    joules, joules_reason = _joules_per_token(windows, run, facts, tokens.total)
+    if joules_reason == REASONS["energy_not_bracketed"] and isinstance(facts, InferenceFacts):
         reasons.append("energy_not_bracketed")
     total = sum(ledger.seconds.values())
     exposed = ledger.seconds.get("exposed_communication", 0.0)
@@ -321,25 +320,6 @@ def _serving_seconds(facts: InferenceFacts) -> float | None:
     return span if span > 0 else None
 
 
-_SAMPLE_GAP_SECONDS = 3.0
-"""Longest gap between the run's edge and a reading of energy (InferenceX takes 3 s too)."""
-
-
-def _bracketed(windows: Sequence[WindowRow], facts: InferenceFacts) -> bool:
-    """Whether each device's energy readings reach both ends of the run."""
-    start, end = facts.started_unix_seconds, facts.started_unix_seconds + facts.allocated_seconds
-    spans: dict[tuple[str, str], tuple[float, float]] = {}
-    for w in windows:
-        if w.metric == "accel_energy_joules_total" and w.delta is not None:
-            first, last = spans.get((w.node, w.device), (math.inf, -math.inf))
-            spans[(w.node, w.device)] = (
-                min(first, w.start_unix_seconds),
-                max(last, w.start_unix_seconds + w.duration_seconds),
-            )
-    slack = _SAMPLE_GAP_SECONDS
-    return all(first <= start + slack and last >= end - slack for first, last in spans.values())
-
-
 def _during(windows: Sequence[WindowRow], facts: Facts) -> list[WindowRow]:
     """Windows whose middle lies inside the run."""
     start, end = facts.started_unix_seconds, facts.started_unix_seconds + facts.allocated_seconds
@@ -366,17 +346,17 @@ def _advice(ledger: Ledger, panel: Sequence[PanelRow], bill: Bill | None) -> lis
     return advise(ledger.seconds, ratios=ratios, usd_per_million_tokens=bill.usd_per_million_tokens if bill else None)
 
 
-def _joules_per_token(windows: Sequence[WindowRow], run: RunView, tokens: int) -> tuple[float | None, str]:
-    """Energy of the run's devices by their own counters; absent unless every device reported it."""
-    joules: dict[tuple[str, str], float] = {}
-    for w in windows:
-        if w.metric == "accel_energy_joules_total" and w.delta is not None:
-            joules[(w.node, w.device)] = joules.get((w.node, w.device), 0.0) + w.delta
-    if not all((device.node, device.id) in joules for device in run.devices):
+def _joules_per_token(
+    windows: Sequence[WindowRow], run: RunView, facts: Facts, tokens: int
+) -> tuple[float | None, str]:
+    devices = [(device.node, device.id) for device in run.devices]
+    start, end = facts.started_unix_seconds, facts.started_unix_seconds + facts.allocated_seconds
+    joules, missing = energy(windows, devices, start=start, end=end)
+    if missing == "no counter":
         return None, "no energy counter on every device of the run"
     if not tokens:
         return None, REASONS["no_tokens"]
-    return sum(joules[(device.node, device.id)] for device in run.devices) / tokens, ""
+    return (None, REASONS["energy_not_bracketed"]) if joules is None else (joules / tokens, "")
 
 
 def _hash(run: RunView, facts: Facts, windows: Sequence[WindowRow], price: Price | None) -> str:

@@ -247,6 +247,17 @@ def test_energy_is_absent_unless_every_device_reported_it():
     assert "every device" in evaluation.joules_reason
 
 
+@pytest.mark.parametrize(
+    "seconds", [range(15), range(5, 20), [*range(6), *range(14, 20)]], ids=["end", "start", "hole"]
+)
+def test_energy_is_absent_where_the_readings_do_not_cover_the_training(seconds):
+    windows = [window("accel_energy_joules_total", second, device="d0", delta=350.0) for second in seconds]
+    evaluation = evaluate(run_view(TRAINING), training_facts(), windows=windows, price=None)
+    assert evaluation.joules_per_token is None
+    assert "do not cover the run" in evaluation.joules_reason
+    assert evaluation.validity == ["valid"]  # the score rests on other things
+
+
 def test_dollar_weighted_utilization_needs_components():
     plain = evaluate(run_view(TRAINING), training_facts(), windows=[], price=rental(1))
     assert plain.dollar_weighted_utilization is None
