@@ -28,7 +28,7 @@ BOTH_DATABASES = {
     "test_ingest", "test_results", "test_runs", "test_retention", "test_faults", "test_db",
     "test_fleet", "test_resources", "test_run_list", "test_metrics",
 }  # fmt: skip
-"""Test modules that run on SQLite and on PostgreSQL; with TOKENSTONE_TEST_ALL_ON_BOTH all do, which takes longer."""
+"""Test modules that run on SQLite and on PostgreSQL; with TOKENSTONE_TEST_ALL_ON_BOTH, as in CI, all do."""
 
 
 class Clock:
@@ -71,6 +71,7 @@ def pytest_generate_tests(metafunc):
         both = (
             metafunc.module.__name__.rpartition(".")[2] in BOTH_DATABASES or "TOKENSTONE_TEST_ALL_ON_BOTH" in os.environ
         )
+        both = both and not list(metafunc.definition.iter_markers("sqlite"))
         metafunc.parametrize("database", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
 
 
