@@ -68,11 +68,12 @@ def data(tmp_path) -> Path:
 
 def pytest_generate_tests(metafunc):
     if "database" in metafunc.fixturenames:
-        both = (
-            metafunc.module.__name__.rpartition(".")[2] in BOTH_DATABASES or "TOKENSTONE_TEST_ALL_ON_BOTH" in os.environ
-        )
-        both = both and not list(metafunc.definition.iter_markers("sqlite"))
-        metafunc.parametrize("database", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
+        module = metafunc.module.__name__.rpartition(".")[2]
+        both = module in BOTH_DATABASES or "TOKENSTONE_TEST_ALL_ON_BOTH" in os.environ
+        databases = ["sqlite", "postgresql"] if both else ["sqlite"]
+        for mark in metafunc.definition.iter_markers("only"):
+            databases = [database for database in databases if database in mark.args]
+        metafunc.parametrize("database", databases, indirect=True)
 
 
 @pytest.fixture

@@ -79,9 +79,8 @@ def test_a_backup_under_ingest_is_one_moment_and_can_be_restored(service, databa
     assert before * 100 <= len(restored) <= after * 100
 
 
+@pytest.mark.only("postgresql")
 def test_a_program_that_is_missing_is_named(db, database, tmp_path):
-    if database.startswith("sqlite"):
-        pytest.skip("SQLite needs no other program")
     code, _, stderr = db("backup", str(tmp_path / "backup"), programs=False)
     assert code == 1
     assert "pg_dump is not installed" in stderr

@@ -98,7 +98,7 @@ def test_a_key_of_one_cluster_neither_sees_nor_fills_another(guarded, key, probl
     assert [s["runs"] for s in guarded.get("/v1/specs", headers=mine).json()["items"]] == [1]
 
 
-@pytest.mark.sqlite
+@pytest.mark.only("sqlite")
 def test_a_key_is_told_once_and_its_secret_is_nowhere_kept(guarded, key, data, problem):
     admin = key(guarded, "admin")
     made = guarded.post("/v1/keys", json=examples.KEY, headers=admin).json()

@@ -180,9 +180,8 @@ def test_forgetting_that_is_interrupted_goes_on(api, store, push, house, clock):
         assert horizon(session, FORGOTTEN) == MIDNIGHT + 8 * DAY
 
 
+@pytest.mark.only("postgresql")
 def test_days_are_partitions_made_ahead_and_dropped(store, push, house, clock):
-    if store.is_sqlite:
-        pytest.skip("SQLite has no partitions")
     clock.now = MIDNIGHT + 100
     push([(MIDNIGHT, 1, 100.0, 5.0)])
     house(MIDNIGHT + 200)
@@ -204,9 +203,8 @@ def test_days_are_partitions_made_ahead_and_dropped(store, push, house, clock):
     assert names[-2] == "windows_20231127"
 
 
+@pytest.mark.only("postgresql")
 def test_windows_of_a_day_without_a_partition_move_into_it(store, push, house, clock, api):
-    if store.is_sqlite:
-        pytest.skip("SQLite has no partitions")
     clock.now = MIDNIGHT - 40 * DAY
     with store.writing() as session:
         row = "INSERT INTO windows VALUES (1, :start, 1, 1, 1, 1, 1, NULL)"

@@ -53,7 +53,7 @@ def test_a_restart_keeps_everything(open_api, batch, end_run):
     assert api.post("/v1/windows", json=batch()).json()["status"] == "duplicate"
 
 
-@pytest.mark.sqlite
+@pytest.mark.only("sqlite")
 def test_an_upgrade_that_is_interrupted_has_not_begun(open_api, data, monkeypatch):
     def die(*_args, **_kwargs):
         raise KeyboardInterrupt
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_database_is_left_alone(data):
     assert file.read_bytes() == b"my holiday diary" * 1000
 
 
-@pytest.mark.sqlite
+@pytest.mark.only("sqlite")
 def test_a_damaged_database_is_told(open_api, data, big_batch):
     open_api().post("/v1/windows", json=big_batch(2000))
     open_api.end()
@@ -95,7 +95,7 @@ def test_a_damaged_database_is_told(open_api, data, big_batch):
         start(data)
 
 
-@pytest.mark.sqlite
+@pytest.mark.only("sqlite")
 def test_damage_in_mid_flight_is_a_problem_document(open_api, data, problem):
     api = open_api()
     with closing(sqlite3.connect(data / "tokenstone.db")) as database:
@@ -108,7 +108,7 @@ def test_damage_in_mid_flight_is_a_problem_document(open_api, data, problem):
     assert api.get("/healthz").status_code == 200
 
 
-@pytest.mark.sqlite
+@pytest.mark.only("sqlite")
 def test_a_database_of_a_newer_version_is_refused(open_api, data):
     open_api()
     open_api.end()
@@ -140,7 +140,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
         start(tmp_path / "data", database=f"sqlite:///{tmp_path}/file/below.db")
 
 
-@pytest.mark.sqlite
+@pytest.mark.only("sqlite")
 def test_a_database_held_by_another_program_is_told(open_api, data, problem, monkeypatch, batch):
     monkeypatch.setattr(connect, "BUSY_SECONDS", 0.05)
     api = open_api()

@@ -241,9 +241,9 @@ def test_the_job_of_training_starts_torchrun_on_each_pod_and_the_first_tells_the
         env=told | {"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": index},
     )  # fmt: skip
     spec, run = result.stdout.splitlines()
-    assert spec == "tokenstone train --preset gpu-8 --nproc 16 --write-spec /work/spec.json"
+    assert spec == "tokenstone train --preset gpu-8 --nproc 16 --write-spec /scratch/spec.json"
     ours = (
         f"torchrun --nnodes 2 --nproc-per-node 8 --node-rank {index} --master-addr tokenstone-train-0.tokenstone-train"
     )
     assert ours in run
-    assert run.startswith("tokenstone job --spec /work/spec.json --facts /work/facts.json") == (index == "0")
+    assert run.startswith("tokenstone job --spec /scratch/spec.json --facts /scratch/facts.json") == (index == "0")

@@ -20,16 +20,6 @@ from tokenstone.wire import PriceChoice, RunChange
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    data = tmp_path_factory.mktemp("service")
-    command = [sys.executable, "-P", "-m", "cli", "serve", "--json", "--port", "0", "--data", str(data)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        yield json.loads(process.stdout.readline())["url"]
-        process.terminate()
-        process.communicate(timeout=30)
-
-
 @pytest.fixture
 def client(service):
     with Client(service) as client:

@@ -13,17 +13,6 @@ from tokenstone.client import Client
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    """A service of the user's."""
-    data = tmp_path_factory.mktemp("service")
-    command = [sys.executable, "-P", "-m", "cli", "serve", "--json", "--port", "0", "--data", str(data)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        yield json.loads(process.stdout.readline())["url"]
-        process.terminate()
-        process.communicate(timeout=30)
-
-
 def tokenstone_run(folder, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "cli", "run", "--data", str(folder / "data"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, input=text, check=False)
