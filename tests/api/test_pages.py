@@ -3,7 +3,6 @@
 import itertools
 import re
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,7 +11,6 @@ from html_page import Page, check_form
 from page_world import HOSTILE, fill, training_run
 
 from api.main import create_app
-from api.pages.palette import PAPER_DARK, PAPER_LIGHT, contrast
 from api.settings import load_settings
 from tokenstone.wire import RunCreate
 
@@ -331,22 +329,6 @@ def test_a_browser_gets_errors_as_pages_and_a_program_as_problems(world, path, s
     other = world.get(path, headers={"Accept": "application/json"})
     assert other.status_code == status
     assert other.headers["content-type"] == "application/problem+json"
-
-
-# --- colours --------------------------------------------------------------------------------------------------------
-
-
-def test_links_buttons_and_controls_can_be_told_and_read():
-    css = (Path(__file__).parents[2] / "api" / "pages" / "report.css").read_text(encoding="utf-8")
-    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in css.split("@media screen", 1))
-    for colours, paper in ((light, PAPER_LIGHT), (dark, PAPER_DARK)):
-        for under in (paper, colours["tint"], colours["desk"]):
-            assert contrast(colours["link"], under) >= 4.5
-            assert contrast(colours["ink"], under) >= 4.5
-            assert contrast(colours["soft"], under) >= 4.5
-            assert contrast(colours["control"], under) >= 3
-        assert contrast(colours["onlink"], colours["link"]) >= 4.5
-        assert contrast(colours["measure"], colours["track"]) >= 3
 
 
 # --- a real browser -------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The report page: what it says, that it adds up, that it is inert, and that it fits a phone and a desktop."""
 
-import itertools
 import math
 import os
 import re
@@ -12,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.pages import format as fmt
-from api.pages.palette import CATEGORIES, HUES, PAPER_DARK, PAPER_LIGHT, contrast, linear_rgb
+from api.pages.palette import CATEGORIES, PAPER_DARK, PAPER_LIGHT
 from api.pages.render import report_html
 from tokenstone.cost import Price, rental
 from tokenstone.evaluate import Evaluation, evaluate
-from tokenstone.ledger import INFERENCE_CATEGORIES, TRAINING_CATEGORIES
 from tokenstone.model import CPU_SMALL
 from tokenstone.report import Report, build_report
 from tokenstone.run import InferenceSpec, Objective, TrainingSpec
@@ -376,58 +374,6 @@ def test_what_is_above_zero_never_reads_as_zero(value, places):
 )
 def test_figures_carry_separators_digits_and_units(text, expected):
     assert text == expected
-
-
-# --- colours --------------------------------------------------------------------------------------------------------
-
-DEFICIENCIES = {
-    "none": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    "protanopia": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
-    "deuteranopia": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
-    "tritanopia": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
-}
-"""Linear RGB as it is seen, full severity: Machado, Oliveira and Fernandes 2009."""
-
-
-def oklab(rgb):
-    """Coordinates in which equal distances look equally different (Ottosson 2020), times 100."""
-    into_cones = ((0.4122, 0.5363, 0.0514), (0.2119, 0.6807, 0.1074), (0.0883, 0.2817, 0.6300))
-    into_lab = ((0.2105, 0.7936, -0.0041), (1.9780, -2.4286, 0.4506), (0.0259, 0.7828, -0.8087))
-    cones = [sum(a * b for a, b in zip(row, rgb, strict=True)) ** (1 / 3) for row in into_cones]
-    return [100 * sum(a * b for a, b in zip(row, cones, strict=True)) for row in into_lab]
-
-
-def seen(colour, matrix):
-    linear = linear_rgb(colour)
-    return oklab([min(1.0, max(0.0, sum(a * b for a, b in zip(row, linear, strict=True)))) for row in matrix])
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("deficiency", DEFICIENCIES)
-def test_any_two_hues_can_be_told_apart(scheme, deficiency):
-    matrix = DEFICIENCIES[deficiency]
-    for one, other in itertools.combinations(HUES, 2):
-        apart = math.dist(seen(getattr(one, scheme), matrix), seen(getattr(other, scheme), matrix))
-        assert apart > 9, (one.name, other.name)
-
-
-def test_every_category_of_the_ledger_has_its_own_look():
-    assert set(CATEGORIES) == {"compute", *TRAINING_CATEGORIES, *INFERENCE_CATEGORIES}
-    assert len({(c.hue, c.texture) for c in CATEGORIES.values()}) == len(CATEGORIES)
-
-
-def test_fills_stand_out_and_texts_can_be_read():
-    for hue in HUES:
-        assert contrast(hue.light, PAPER_LIGHT) >= 3
-        assert contrast(hue.dark, PAPER_DARK) >= 3
-        assert contrast(hue.text_on_light, hue.light) >= 4.5
-        assert contrast(hue.text_on_dark, hue.dark) >= 4.5
-    css = CSS.read_text(encoding="utf-8")
-    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in css.split("@media screen", 1))
-    for colours, paper in ((light, PAPER_LIGHT), (dark, PAPER_DARK)):
-        for text in ("ink", "soft", "warn"):
-            assert contrast(colours[text], paper) >= 4.5
-            assert contrast(colours[text], colours["tint"]) >= 4.5
 
 
 # --- a real browser -------------------------------------------------------------------------------------------------
